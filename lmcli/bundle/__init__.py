@@ -1,0 +1,1 @@
+"""Model bundles: the manifest, the places where bundles live, their verification."""

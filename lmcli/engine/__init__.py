@@ -1,0 +1,1 @@
+"""The engine: numpy in, numpy out. Knows no task."""

@@ -1,0 +1,81 @@
+"""Everything lmcli can refuse, with the exit code of each.
+
+    LmcliError                 70  a bug, unless a subclass says otherwise
+      UsageError                2  wrong options or arguments
+      DataError                65  an input is unusable as a whole
+      ExportError              65  a checkpoint cannot be exported faithfully
+      NoInputError             66  an input does not exist or cannot be opened
+      UnavailableError         69  a provider, package or source is not available
+      OutputError              73  the output cannot be created
+      StreamError              74  reading or writing failed half-way
+      BundleError              76  a bundle is missing, damaged, foreign or too new
+
+The codes are those of BSD sysexits.h where one fits. Two more belong to the whole run, not to an exception:
+0 (every record is good) and 1 (the run finished, some records failed).
+"""
+
+from typing import ClassVar
+
+EXIT_OK = 0
+EXIT_RECORDS_FAILED = 1
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class LmcliError(Exception):
+    """An error to show as one line, `message`, and below it what to do next, `hint`."""
+
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(LmcliError):
+    """The command line asks for something that makes no sense."""
+
+    exit_code = 2
+
+
+class DataError(LmcliError):
+    """An input is unusable as a whole: a truncated archive, a table without the wanted column."""
+
+    exit_code = 65
+
+
+class ExportError(LmcliError):
+    """A checkpoint cannot be exported, or the exported graph fails its proof."""
+
+    exit_code = 65
+
+
+class NoInputError(LmcliError):
+    """An input does not exist or cannot be opened."""
+
+    exit_code = 66
+
+
+class UnavailableError(LmcliError):
+    """A provider (CUDA), an optional package or a model source is not available."""
+
+    exit_code = 69
+
+
+class OutputError(LmcliError):
+    """The output cannot be created."""
+
+    exit_code = 73
+
+
+class StreamError(LmcliError):
+    """Reading or writing failed half-way: a full disk, a closed stdout, an I/O error."""
+
+    exit_code = 74
+
+
+class BundleError(LmcliError):
+    """A bundle is missing, damaged, incomplete, foreign, or of a newer format."""
+
+    exit_code = 76

@@ -1,0 +1,1 @@
+"""Export: the only package that may import torch, transformers, optimum and onnx."""

@@ -1,0 +1,43 @@
+"""`Record`: one unit of text on its way from an input to its slot in the output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a record failed: a stable `code` for programs, a `message` for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One unit of text: where it came from, what has been added to it, or why it failed.
+
+    A stage returns a new record and never edits one. A record that failed keeps its slot; later
+    stages pass it on untouched.
+    """
+
+    text: str
+    source: str = "-"
+    """The input it came from, as the user named it; `-` is standard input."""
+    line: int = 0
+    """The line of the (decompressed) input on which it starts, from 1."""
+    raw: bytes | None = None
+    """The original JSON object or table row as UTF-8, without its line ending, to be carried through."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What tasks added, by output name, in order: JSON values."""
+    failure: Failure | None = None
+
+    def with_fields(self, **new: Any) -> Record:
+        """The same record with more fields."""
+        return replace(self, fields={**self.fields, **new})
+
+    def failed(self, code: str, message: str) -> Record:
+        """The same record, failed."""
+        return replace(self, failure=Failure(code, message))

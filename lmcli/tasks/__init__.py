@@ -1,0 +1,1 @@
+"""Tasks: records in, records out, in order."""
