@@ -19,6 +19,7 @@ MANIFEST_NAME = "manifest.json"
 Task = Literal["text-classification", "token-classification"]
 Tier = Literal["fast", "plain"]
 Precision = Literal["fp32", "fp16", "int8"]
+Activation = Literal["softmax", "sigmoid", "none"]
 Device = Literal["cpu", "cuda"]
 
 
@@ -42,14 +43,12 @@ class Manifest:
     device: Device
     labels: tuple[str, ...]
     """Label names by id."""
-    multi_label: bool
-    """Each label is judged by itself (sigmoid) instead of one against the others (softmax)."""
+    activation: Activation
+    """How logits become scores: softmax where one label is right, sigmoid where each is judged by itself."""
     context_length: int
     """The most tokens a row may have, special tokens included."""
     inputs: tuple[str, ...]
     """The inputs of the graph, among input_ids, attention_mask, token_type_ids."""
-    tokenizer: Mapping[str, Any]
-    """Facts that tokenizer.json does not hold, such as `word_marks` for NER (docs/models.md)."""
     source: Mapping[str, Any]
     """Where the model comes from: kind, id, revision, license, and the versions of the tools that exported it."""
     proof: Mapping[str, Any] = field(default_factory=dict)
@@ -72,9 +71,7 @@ class Manifest:
         try:
             facts = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise BundleError(
-                f"{where}: the manifest is not JSON: {error}", hint=REBUILD
-            ) from error
+            raise BundleError(f"{where}: the manifest is not JSON: {error}", hint=REBUILD) from error
         if not isinstance(facts, dict) or "format" not in facts:
             raise BundleError(f"{where}: not a manifest of an lmcli bundle", hint=REBUILD)
         if facts["format"] != MANIFEST_FORMAT:
@@ -98,10 +95,9 @@ _KINDS: Mapping[str, type] = {
     "precision": str,
     "device": str,
     "labels": list,
-    "multi_label": bool,
+    "activation": str,
     "context_length": int,
     "inputs": list,
-    "tokenizer": dict,
     "source": dict,
     "proof": dict,
     "files": dict,
@@ -111,6 +107,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "tier": get_args(Tier),
     "precision": get_args(Precision),
     "device": get_args(Device),
+    "activation": get_args(Activation),
 }
 
 

@@ -1,0 +1,81 @@
+"""`Sentiment`: a label and a score for each text, with any model that classifies whole texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmcli.bundle.manifest import Manifest
+from lmcli.engine.encoder import Encoded, Encoder
+from lmcli.records.record import Record
+from lmcli.tasks.base import annotate
+from lmcli.tasks.scores import ACTIVATIONS, Floats, rounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentimentOptions:
+    """How `Sentiment` reports."""
+
+    all_scores: bool = False
+    """Also the score of every label."""
+    threshold: float = 0.5
+    """From which score on a model with several labels per text reports a label."""
+    as_field: str = "sentiment"
+    """The name of the field that it adds."""
+
+
+class Sentiment:
+    """Adds `{"label", "score"}`; for multi-label models also `labels`, on request `scores` of all labels.
+
+    A text longer than the model's context is scored in overlapping windows. Its scores are the mean of the
+    windows' scores, each weighted by the number of tokens that no window before it holds.
+    """
+
+    def __init__(self, manifest: Manifest, encoder: Encoder, options: SentimentOptions) -> None:
+        self._labels = manifest.labels
+        self._multi_label = manifest.activation == "sigmoid" and len(manifest.labels) > 1
+        self._activation = ACTIVATIONS[manifest.activation]
+        self._encoder = encoder
+        self._options = options
+        self.adds = options.as_field
+        shown = ["label", "score"] + ["labels"] * self._multi_label + ["scores"] * options.all_scores
+        self.columns = tuple(f"{self.adds}.{name}" for name in shown)
+
+    def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Label records lazily, in order."""
+        empty = dict.fromkeys(column.rpartition(".")[2] for column in self.columns)
+        return annotate(records, self._encoder, field=self.adds, value=self._value, empty=empty)
+
+    def lines(self, record: Record) -> list[str]:
+        """Label, score, (all scores,) text: separated by tabs, the text last, as it may hold tabs itself."""
+        found = record.fields[self.adds]
+        if found["label"] is None:
+            return [""]
+        label = ",".join(found.get("labels") or [found["label"]])
+        scores = ",".join(f"{name}={score:.4f}" for name, score in found.get("scores", {}).items())
+        score = f"{found['score']:.4f}"
+        return ["\t".join([label, score, *([scores] if scores else []), record.text])]
+
+    def _value(self, _text: str, encoded: Encoded) -> dict[str, Any]:
+        scores = _merge(encoded, self._activation(np.stack(encoded.logits)))
+        best = int(scores.argmax())
+        value: dict[str, Any] = {"label": self._labels[best], "score": rounded(scores[best])}
+        by_label = {name: rounded(score) for name, score in zip(self._labels, scores, strict=True)}
+        if self._multi_label:
+            value["labels"] = [name for name, score in by_label.items() if score >= self._options.threshold]
+        if self._options.all_scores:
+            value["scores"] = by_label
+        return value
+
+
+def _merge(encoded: Encoded, scores: Floats) -> Floats:
+    """Scores of a text from those of its windows: (windows, labels) to (labels,)."""
+    if len(scores) == 1:
+        return scores[0]
+    tokens = [int((~window.special).sum()) for window in encoded.windows]
+    new = [count - window.overlap for count, window in zip(tokens, encoded.windows, strict=True)]
+    merged: Floats = np.average(scores, axis=0, weights=new)
+    return merged
