@@ -50,7 +50,7 @@ class Manifest:
     inputs: tuple[str, ...]
     """The inputs of the graph, among input_ids, attention_mask, token_type_ids."""
     source: Mapping[str, Any]
-    """Where the model comes from: kind, id, revision, license, and the versions of the tools that exported it."""
+    """Where the model comes from: kind, model, revision, license, and the tools that exported it."""
     proof: Mapping[str, Any] = field(default_factory=dict)
     """What was measured at export: the differences between graph, source model and precisions."""
     files: Mapping[str, FileFacts] = field(default_factory=dict)

@@ -108,12 +108,16 @@ def shape_of(config: Any) -> Shape | None:
     return shape if fits and shape.activation in _ACTIVATIONS else None
 
 
-def build_encoder(weights: Weights, *, model_type: str, shape: Shape, task: str) -> onnx.ModelProto:
+def build_encoder(
+    weights: Weights, model_type: str, shape: Shape, task: str, *, grouped: bool
+) -> onnx.ModelProto:
     """The float32 graph: input_ids (batch, sequence) to logits.
 
     logits: (batch, labels) for text-classification, (batch, sequence, labels) for token-classification.
+    Attention is GroupQueryAttention if `grouped`, the fastest on a CPU; else MultiHeadAttention, which CUDA
+    has in every precision.
     """
-    builder = _Encoder(weights, FAMILIES[model_type], shape)
+    builder = _Encoder(weights, FAMILIES[model_type], shape, grouped=grouped)
     pooled = task == "text-classification"
     hidden = builder.embed("input_ids")  # (batch, sequence, hidden)
     for index in range(shape.num_layers):
@@ -128,21 +132,26 @@ def build_encoder(weights: Weights, *, model_type: str, shape: Shape, task: str)
 class _Encoder:
     """One encoder being written into `graph`."""
 
-    def __init__(self, weights: Weights, family: Family, shape: Shape) -> None:
+    def __init__(self, weights: Weights, family: Family, shape: Shape, *, grouped: bool) -> None:
         self.graph = Graph()
         self._weights = weights
         self._family = family
         self._shape = shape
         self._first = self.graph.constant([0])
         sizes = self.graph.op("Shape", "input_ids")  # [batch, sequence]
-        self._batch = self.graph.op("Slice", sizes, self._first, self.graph.constant([1]))
-        self._length = self.graph.op("Slice", sizes, self.graph.constant([1]), self.graph.constant([2]))
-        # GroupQueryAttention wants, as int32, the last position of each row and the length of all.
-        one, scalar = self.graph.constant(1), self.graph.constant(np.array([], np.int64))
-        last = self.graph.op("Cast", self.graph.op("Sub", self._length, one), to=TensorProto.INT32)
-        self._last_positions = self.graph.op("Expand", last, self._batch)  # (batch,)
-        length = self.graph.op("Cast", self._length, to=TensorProto.INT32)
-        self._total_length = self.graph.op("Reshape", length, scalar)  # ()
+        one, two = self.graph.constant([1]), self.graph.constant([2])
+        self._length = self.graph.op("Slice", sizes, one, two)
+        self._lengths = (
+            self._row_lengths(self.graph.op("Slice", sizes, self._first, one)) if grouped else None
+        )
+
+    def _row_lengths(self, batch: str) -> tuple[str, str]:
+        """What GroupQueryAttention wants as int32: the last position of each row, the length of all."""
+        graph = self.graph
+        last = graph.op("Cast", graph.op("Sub", self._length, graph.constant(1)), to=TensorProto.INT32)
+        length = graph.op("Cast", self._length, to=TensorProto.INT32)
+        scalar = graph.constant(np.array([], np.int64))
+        return graph.op("Expand", last, batch), graph.op("Reshape", length, scalar)  # (batch,), ()
 
     def embed(self, input_ids: str) -> str:
         """Words, positions and (always the first) segment: (batch, sequence) to (batch, sequence, hidden)."""
@@ -165,17 +174,8 @@ class _Encoder:
         """One post-norm layer; with `first_only` its result holds the first position alone."""
         family, graph = self._family, self.graph
         prefix = family.prefix + family.layer.format(index)
-        attended = graph.op(
-            "GroupQueryAttention",
-            self._linear(hidden, *(prefix + name for name in (family.query, family.key, family.value))),
-            *("", "", "", ""),
-            self._last_positions,
-            self._total_length,
-            domain=MICROSOFT,
-            num_heads=self._shape.num_heads,
-            kv_num_heads=self._shape.num_heads,
-            causal=0,
-        )
+        projected = [prefix + name for name in (family.query, family.key, family.value)]
+        attended = self._attend(self._linear(hidden, *projected))
         if first_only:
             attended, hidden = self._first_position(attended), self._first_position(hidden)
         attended = self._linear(attended, prefix + family.attention_output)
@@ -183,6 +183,22 @@ class _Encoder:
         wide = self._activate(self._linear(hidden, prefix + family.up), self._shape.activation)
         narrow = self._linear(wide, prefix + family.down)
         return self._norm(graph.op("Add", narrow, hidden), prefix + family.norm)
+
+    def _attend(self, packed: str) -> str:
+        """Attention of every position to every other: (batch, sequence, 3 * hidden) to (…, hidden)."""
+        heads = self._shape.num_heads
+        if self._lengths is None:
+            parts = self.graph.split(packed, 3)
+            return self.graph.op("MultiHeadAttention", *parts, domain=MICROSOFT, num_heads=heads)
+        return self.graph.op(
+            "GroupQueryAttention",
+            *(packed, "", "", "", ""),
+            *self._lengths,
+            domain=MICROSOFT,
+            num_heads=heads,
+            kv_num_heads=heads,
+            causal=0,
+        )
 
     def head(self, hidden: str, *, pooled: bool) -> None:
         """The trained head: (batch, 1, hidden) to logits (batch, labels), or per token without `pooled`."""

@@ -33,6 +33,14 @@ class Graph:
         )
         return output
 
+    def split(self, x: str, parts: int) -> list[str]:
+        """Cut the last axis into equal parts."""
+        outputs = [f"Split_{len(self._nodes)}_{index}" for index in range(parts)]
+        self._nodes.append(
+            helper.make_node("Split", [x], outputs, name=f"node_{outputs[0]}", axis=-1, num_outputs=parts)
+        )
+        return outputs
+
     def constant(self, value: Array | Sequence[int] | int, name: str = "") -> str:
         """Add a constant; integers become int64, as shapes and axes are."""
         array = np.asarray(value)

@@ -1,0 +1,44 @@
+"""`load_encoder`: the engine for a bundle. Apart from `store`, because it imports ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from lmcli.bundle.store import Bundle
+from lmcli.engine.devices import Device
+from lmcli.engine.encoder import Encoder
+from lmcli.engine.session import Session
+from lmcli.engine.tokenizer import Tokenizer
+from lmcli.errors import UnavailableError
+
+
+def load_encoder(bundle: Bundle, device: Device, *, threads: int, report: Callable[[str], None]) -> Encoder:
+    """Load graph and tokenizer side by side.
+
+    `report` hears where the graph runs. Raises BundleError if a file is broken, UnavailableError if the
+    bundle cannot run on `device`.
+    """
+    with ThreadPoolExecutor(1) as worker:
+        session = worker.submit(_open_session, bundle, device, report)
+        tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=bundle.manifest.context_length)
+        return Encoder(session.result(), tokenizer, threads=threads)
+
+
+def _open_session(bundle: Bundle, device: Device, report: Callable[[str], None]) -> Session:
+    """`auto` is CUDA for bundles made for it, and falls back to the CPU."""
+    path = bundle.file("model.onnx")
+    if bundle.manifest.device == "cpu":
+        if device.kind == "cuda":
+            raise UnavailableError(
+                f"{bundle.manifest.name} is a bundle for the CPU ({bundle.manifest.precision})",
+                hint="export the model with `--device cuda`, or run this one with `--device cpu`",
+            )
+        return Session(path, Device("cpu"))
+    if device.kind == "auto":
+        try:
+            return Session(path, Device("cuda"))
+        except UnavailableError as error:
+            report(f"running on the CPU: {error.message}")
+            return Session(path, Device("cpu"))
+    return Session(path, device)

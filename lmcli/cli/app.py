@@ -1,0 +1,90 @@
+"""The command line as a whole: `app` with its commands, and `run`, the one place where errors end."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from lmcli import __version__
+from lmcli.cli import exporting, labelling, models
+from lmcli.cli.messages import say
+from lmcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, LmcliError
+
+app = typer.Typer(
+    name="lmcli",
+    help="grep and jq for language models: text in, text out, ONNX models inside.",
+    epilog="Exit codes: 0 all good, 1 some records failed, 2 wrong use, 65 and above see docs/index.md.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(labelling.sentiment)
+app.command()(labelling.ner)
+app.command()(exporting.export)
+app.add_typer(models.app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lmcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+class _Stopped(BaseException):
+    """A signal asks the run to stop. No Exception: nothing on the way may take it for a failure."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    _stop_on_signals()
+    try:
+        app(args=argv)
+    except SystemExit as done:  # how Typer always leaves
+        return done.code if isinstance(done.code, int) else EXIT_OK
+    except LmcliError as error:
+        say(error.message, hint=error.hint)
+        return error.exit_code
+    except _Stopped as stopped:
+        return stopped.exit_code
+    except BrokenPipeError:
+        _die_of_sigpipe()
+    return EXIT_OK
+
+
+def _stop_on_signals() -> None:
+    """The first SIGINT or SIGTERM unwinds the run, so that temporary files go; the second kills."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise _Stopped(EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Whoever starts a job with signals ignored (nohup, a shell's &) means it.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+def _die_of_sigpipe() -> NoReturn:
+    """The reader of stdout has left: end as any filter does, without a word."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGPIPE)
+    sys.exit(128 + signal.SIGPIPE)

@@ -1,0 +1,100 @@
+"""The command `export`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lmcli.cli.messages import say
+from lmcli.errors import NoInputError, UnavailableError, UsageError
+
+Option = typer.Option
+
+
+def export(
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint directory, or a hub id: org/model or org/model@revision.")
+    ],
+    name: Annotated[
+        str | None, typer.Argument(help="Name of the bundle; default the last part of SOURCE.")
+    ] = None,
+    *,
+    task: Annotated[
+        Literal["sentiment", "ner", "text-classification", "token-classification"] | None,
+        Option(help="Task of the model; default what it was trained for."),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None,
+        Option(help="Precision of the weights; default int8 for the CPU, fp16 for CUDA."),
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"], Option(help="What the graph is made for.")] = "cpu",
+    context_length: Annotated[
+        int, Option(min=16, help="Longest row in tokens; at most what the model allows.")
+    ] = 512,
+    lines: Annotated[
+        Path | None, Option(metavar="FILE", help="Prove the export on these lines, not the built-in ones.")
+    ] = None,
+    into: Annotated[
+        Path | None, Option(metavar="DIR", help="Folder for the bundle; default the user's store.")
+    ] = None,
+    allow_pickle: Annotated[
+        bool, Option("--allow-pickle", help="Read pickled weights where there are no safetensors.")
+    ] = False,
+    force: Annotated[bool, Option("--force", help="Replace a bundle of that name.")] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Do not report the steps.")] = False,
+) -> None:
+    """Turn a trained checkpoint into a bundle, and prove that it gives the same answers.
+
+    Needs the extra `export`: pip install 'lmcli[export]'. Prints the path of the new bundle.
+
+    Example: lmcli export distilbert/distilbert-base-uncased-finetuned-sst-2-english
+    """
+    from lmcli.bundle.store import COMMANDS, user_store
+
+    parent = into or user_store()
+    if parent is None:
+        raise UsageError("there is no home directory for the bundle", hint="set LMCLI_HOME or use --into")
+    try:
+        from lmcli.export.convert import ExportOptions
+        from lmcli.export.convert import export as convert
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            f"export needs the package {error.name}", hint="install it: pip install 'lmcli[export]'"
+        ) from error
+    tasks = {command: known for known, command in COMMANDS.items()} | {known: known for known in COMMANDS}
+    options = ExportOptions(
+        task=tasks[task] if task else None,
+        precision=precision,
+        device=device,
+        context_length=context_length,
+        lines=_read_lines(lines),
+        allow_pickle=allow_pickle,
+        force=force,
+    )
+    name = name or Path(source.partition("@")[0]).name
+    path = convert(
+        source,
+        name,
+        options,
+        parent=parent,
+        report=(lambda _: None) if quiet else say,
+        progress=not quiet and sys.stderr is not None and sys.stderr.isatty(),
+    )
+    typer.echo(path)
+
+
+def _read_lines(path: Path | None) -> tuple[str, ...]:
+    """The lines to prove on: blank ones say nothing."""
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise NoInputError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise NoInputError(f"{path} is not UTF-8: {error.reason}") from error
+    kept = tuple(line for line in lines if line.strip())
+    if not kept:
+        raise NoInputError(f"{path} has no lines of text")
+    return kept

@@ -1,0 +1,114 @@
+"""The commands `models list`, `show`, `verify` and `rm`: tables on a terminal, JSON Lines elsewhere."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from lmcli.bundle.store import COMMANDS, Broken, Bundle, find_bundle, iter_bundles, read_bundle, verify
+from lmcli.bundle.write import remove
+from lmcli.cli.messages import say
+from lmcli.errors import BundleError
+
+app = typer.Typer(help="List, show, verify and remove model bundles.", rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(help="Bundle name or path.")]
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context) -> None:
+    """List, show, verify and remove model bundles. Without a command: list."""
+    if context.invoked_subcommand is None:
+        list_()
+
+
+@app.command("list")
+def list_() -> None:
+    """List the bundles that a name finds: ./exported, your store, those shipped with lmcli."""
+    found = list(iter_bundles())
+    _show([_row(item) for item in found])
+    for item in found:
+        if isinstance(item, Broken):
+            say(item.error.message, hint=item.error.hint)
+    if any(isinstance(item, Broken) for item in found):
+        raise typer.Exit(BundleError.exit_code)
+
+
+@app.command()
+def show(name: Name) -> None:
+    """Show what a bundle says of itself: its manifest with labels, source and measured proof."""
+    bundle = read_bundle(find_bundle(name))
+    sys.stdout.write(bundle.manifest.to_json().decode())
+
+
+@app.command("verify")
+def verify_(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Bundles; default all.")
+    ] = None,
+) -> None:
+    """Check every file of the bundles against its SHA-256. Exits with 76 if one does not match."""
+    paths = [find_bundle(name) for name in names] if names else [_path(item) for item in iter_bundles()]
+    rows = [
+        {"bundle": str(path), "file": file, "status": status}
+        for path in paths
+        for file, status in verify(path)
+    ]
+    _show(rows)
+    if bad := [row for row in rows if row["status"] != "ok"]:
+        raise BundleError(
+            f"{len(bad)} of {len(rows)} files are not as the manifests say",
+            hint="export the model again, or reinstall lmcli for a shipped bundle",
+        )
+
+
+@app.command()
+def rm(name: Annotated[str, typer.Argument(help="Bundle name.")]) -> None:
+    """Remove a bundle from ./exported or from your store. Shipped bundles stay."""
+    typer.echo(remove(name))
+
+
+def _path(item: Bundle | Broken) -> Any:
+    return item.path
+
+
+def _row(item: Bundle | Broken) -> dict[str, Any]:
+    if isinstance(item, Broken):
+        return {"name": item.path.name, "status": "broken", "path": str(item.path)}
+    manifest = item.manifest
+    return {
+        "name": item.path.name,
+        "command": COMMANDS[manifest.task],
+        "model": manifest.model_type,
+        "graph": manifest.tier,
+        "precision": manifest.precision,
+        "device": manifest.device,
+        "size_mb": round(sum(facts.size for facts in manifest.files.values()) / 1e6, 1),
+        "labels": len(manifest.labels),
+        "path": str(item.path),
+    }
+
+
+def _show(rows: Iterable[Mapping[str, Any]]) -> None:
+    """A table for a person, JSON Lines for a program."""
+    if sys.stdout.isatty():
+        _show_table(list(rows))
+        return
+    import orjson
+
+    for row in rows:
+        sys.stdout.write(orjson.dumps(row).decode() + "\n")
+
+
+def _show_table(rows: list[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(row.get(name, "")) for name in names))
+    Console(markup=False, highlight=False).print(table)

@@ -1,0 +1,109 @@
+"""`run_task`: open the inputs, the model and the output, and move records from one end to the other."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import typer
+
+from lmcli.bundle.load import load_encoder
+from lmcli.bundle.manifest import Manifest
+from lmcli.bundle.manifest import Task as TaskName
+from lmcli.bundle.store import open_bundle
+from lmcli.cli.failures import Failures
+from lmcli.cli.messages import say
+from lmcli.cli.progress import progress
+from lmcli.cli.streams import Streams
+from lmcli.engine.devices import num_cores, parse_device
+from lmcli.engine.encoder import Encoder
+from lmcli.errors import EXIT_RECORDS_FAILED, UsageError
+from lmcli.records.output import open_output
+from lmcli.records.read import InputFormat, ReadOptions, RecordReader
+from lmcli.records.source import STDIN, files_from
+from lmcli.records.write import RecordWriter, WriteOptions
+from lmcli.tasks.base import Task
+
+MakeTask = Callable[[Manifest, Encoder], Task]
+
+
+def run_task(streams: Streams, task_name: TaskName, make_task: MakeTask) -> None:
+    """Run one task over the inputs. Exits with 1 if records failed; raises LmcliError for all else."""
+    inputs = _inputs(streams)
+    device, threads = parse_device(streams.device), streams.threads or num_cores()
+    report = _reporter(streams)
+    bundle = open_bundle(streams.model, task=task_name)
+    report(f"bundle {bundle.path} ({bundle.manifest.precision}, {bundle.manifest.device})")
+    with load_encoder(bundle, device, threads=threads, report=report) as encoder:
+        num_failed = _pump(streams, inputs, make_task(bundle.manifest, encoder), report)
+    if num_failed:
+        raise typer.Exit(EXIT_RECORDS_FAILED)
+
+
+def _pump(streams: Streams, inputs: list[str], task: Task, report: Callable[[str], None]) -> int:
+    """Move every record through `task` to its slot in the output; how many failed."""
+    reader = RecordReader(inputs, _read_options(streams, task))
+    started, count = time.monotonic(), 0
+    with (
+        Failures(streams) as failures,
+        open_output(streams.output, inputs=inputs, force=streams.force) as output,
+        progress(wanted=not streams.quiet and not _shows_data(streams)) as advance,
+    ):
+        writer = RecordWriter(output, _write_options(streams, reader.format, task), lambda: reader.header)
+        for count, record in enumerate(task(reader), start=1):
+            writer.write(record)
+            if streams.output is None:  # whoever reads the pipe wants each result as soon as it is there
+                writer.flush()
+            failures.note(record)
+            advance(count)
+        writer.finish()
+    failures.summarize(count)
+    seconds = time.monotonic() - started
+    report(f"{count} records, {failures.count} failed, {seconds:.2f} s, {count / seconds:.0f} records/s")
+    return failures.count
+
+
+def _inputs(streams: Streams) -> list[str]:
+    """The names of all inputs; standard input if none is named, but never a terminal by accident."""
+    names = list(streams.files or [])
+    if streams.files_from is not None:
+        names += files_from(streams.files_from)
+    if streams.files0_from is not None:
+        names += files_from(streams.files0_from, nul=True)
+    if names or streams.files_from is not None or streams.files0_from is not None:
+        return names
+    if sys.stdin is not None and sys.stdin.isatty():
+        raise UsageError("no input", hint="name files, or pipe text in; `-` reads the terminal")
+    return [STDIN]
+
+
+def _reporter(streams: Streams) -> Callable[[str], None]:
+    return say if streams.verbose else (lambda _: None)
+
+
+def _read_options(streams: Streams, task: Task) -> ReadOptions:
+    return ReadOptions(
+        format=streams.input_format,
+        by=streams.by,
+        field=streams.field,
+        encoding=streams.encoding,
+        adds=(task.adds,),
+        columns=task.columns,
+    )
+
+
+def _write_options(streams: Streams, input_format: InputFormat, task: Task) -> WriteOptions:
+    wanted = streams.output_format
+    return WriteOptions(
+        format=input_format if wanted == "auto" else wanted,
+        input_format=input_format,
+        lines=task.lines,
+        columns=task.columns,
+        for_terminal=_shows_data(streams),
+    )
+
+
+def _shows_data(streams: Streams) -> bool:
+    """Whether a person sees the data itself on a terminal."""
+    return streams.output in (None, STDIN) and sys.stdout is not None and sys.stdout.isatty()

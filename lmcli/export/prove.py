@@ -1,0 +1,150 @@
+"""The proof of an export: what runs equals the source model, within stated bounds, or there is no bundle.
+
+Four comparisons on the sample lines (lines.txt or the user's): the float32 graph against torch, the graph of
+the wanted precision against the float32 one, the tokenizer against the source tokenizer, and each line alone
+against the same line in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmcli.engine.devices import Device
+from lmcli.engine.encoder import Encoded, Encoder
+from lmcli.engine.session import Session
+from lmcli.engine.tokenizer import TokenizeError, Tokenizer
+from lmcli.errors import ExportError
+
+Floats = npt.NDArray[np.float32]
+
+# Against torch: the largest difference of a logit, in units of the largest logit. Measured for right graphs
+# of 22 architectures: below 5e-5.
+GRAPH_TOLERANCE = 1e-3
+# Of a reduced precision: the error of the logits in units of their own spread, and the share of clear
+# decisions (a lead of 0.1 or more in the scores) that stay as they were.
+LOGITS_TOLERANCE = 0.25
+MIN_AGREEMENT = 0.98
+CLEAR_LEAD = 0.1
+# Alone against in a batch: nothing in the fast graphs; plain graphs may round sums in another order.
+BATCH_TOLERANCE = 1e-4
+
+
+def sample_lines() -> list[str]:
+    """The built-in sample: 60 lines in 25 languages, and one that is longer than a model's context."""
+    text = resources.files("lmcli.export").joinpath("lines.txt").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    return [*lines, " ".join(lines)]
+
+
+def encode(model: Path, tokenizer: Tokenizer, lines: Sequence[str]) -> list[Encoded]:
+    """Run the lines as the tasks would, on the CPU. Raises ExportError if the tokenizer refuses one."""
+    with Encoder(Session(model, Device("cpu")), tokenizer, threads=1) as encoder:
+        results = encoder.encode(lines)
+    for line, result in zip(lines, results, strict=True):
+        if isinstance(result, TokenizeError):
+            raise ExportError(f"the tokenizer refuses {line[:40]!r}: {result}")
+    return [result for result in results if isinstance(result, Encoded)]
+
+
+def prove_tokenizer(source: Any, tokenizer: Tokenizer, lines: Sequence[str]) -> dict[str, Any]:
+    """Compare token ids with those of the source tokenizer. Raises ExportError at the first difference."""
+    for line, windows in zip(lines, tokenizer.windows(lines), strict=True):
+        if isinstance(windows, TokenizeError):
+            raise ExportError(f"the tokenizer refuses {line[:40]!r}: {windows}")
+        ours = [window.input_ids.tolist() for window in windows]
+        theirs = source(
+            line,
+            max_length=tokenizer.context_length,
+            stride=tokenizer.stride,
+            truncation=True,
+            return_overflowing_tokens=True,
+            split_special_tokens=True,
+        )["input_ids"]
+        if ours != theirs:
+            raise ExportError(f"tokenizer.json differs from the source tokenizer on {line[:60]!r}")
+    return {"lines": len(lines), "different": 0}
+
+
+def prove_graph(model: Any, encoded: Sequence[Encoded]) -> dict[str, Any]:
+    """Compare float32 logits with the torch model's, row by row. Raises ExportError beyond the bound."""
+    import torch
+
+    difference = scale = 0.0
+    with torch.inference_mode():
+        for windows, logits in encoded:
+            for window, ours in zip(windows, logits, strict=True):
+                input_ids = torch.from_numpy(window.input_ids)[None]
+                theirs = (
+                    model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits[0].numpy()
+                )
+                difference = max(difference, float(np.abs(ours - theirs).max()))
+                scale = max(scale, float(np.abs(theirs).max()))
+    facts = {"max_difference": difference, "max_logit": scale, "bound": GRAPH_TOLERANCE * scale}
+    # Written so that a difference that is no number fails.
+    if not difference <= GRAPH_TOLERANCE * scale:
+        raise ExportError(f"the graph differs from the source model: {_figures(facts)}")
+    return facts
+
+
+def prove_precision(reference: Sequence[Encoded], encoded: Sequence[Encoded]) -> dict[str, Any]:
+    """Compare logits of a reduced precision with float32. Raises ExportError beyond the bounds."""
+    exact, reduced = _rows(reference), _rows(encoded)  # (rows, labels) each
+    spread = exact - exact.mean(axis=0)
+    error = float(np.sqrt(((exact - reduced) ** 2).mean() / max((spread**2).mean(), 1e-12)))
+    lead = _lead(exact)
+    clear = lead >= CLEAR_LEAD
+    agree = (exact.argmax(axis=1) == reduced.argmax(axis=1)) if exact.shape[1] > 1 else clear | True
+    agreement = float(agree[clear].mean()) if clear.any() else 1.0
+    facts = {
+        "relative_error": error,
+        "error_bound": LOGITS_TOLERANCE,
+        "agreement": agreement,
+        "agreement_bound": MIN_AGREEMENT,
+        "clear_decisions": int(clear.sum()),
+    }
+    if not (error <= LOGITS_TOLERANCE and agreement >= MIN_AGREEMENT):
+        raise ExportError(
+            f"the reduced precision changes the model too much: {_figures(facts)}",
+            hint="export with `--precision fp32`",
+        )
+    return facts
+
+
+def prove_batches(
+    model: Path, tokenizer: Tokenizer, lines: Sequence[str], *, tolerance: float
+) -> dict[str, Any]:
+    """Compare each line alone with the same line in a batch. Raises ExportError beyond `tolerance`."""
+    # Lines of one length share a batch: each line stands beside copies of itself and of others as long.
+    together = encode(model, tokenizer, [line for line in lines for _ in range(3)])[::3]
+    alone = [encode_one for line in lines for encode_one in encode(model, tokenizer, [line])]
+    exact, batched = _rows(alone), _rows(together)
+    difference = float(np.abs(exact - batched).max())
+    facts = {"max_difference": difference, "bound": tolerance}
+    if not difference <= tolerance * max(1.0, float(np.abs(exact).max())):
+        raise ExportError(f"a line's answer depends on its batch: {_figures(facts)}")
+    return facts
+
+
+def _rows(encoded: Sequence[Encoded]) -> Floats:
+    """The logits of all windows as (rows, labels): a row for each window, or for each of its tokens."""
+    return np.concatenate([np.atleast_2d(logits) for _, rows in encoded for logits in rows])
+
+
+def _lead(logits: Floats) -> Floats:
+    """By how much the best label's softmax score leads the second's. (rows, labels) to (rows,)."""
+    if logits.shape[1] == 1:
+        return np.ones(len(logits), np.float32)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores = np.sort(exponentials / exponentials.sum(axis=1, keepdims=True), axis=1)
+    lead: Floats = scores[:, -1] - scores[:, -2]
+    return lead
+
+
+def _figures(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in facts.items())

@@ -1,0 +1,24 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.export.hub_server import Hub, serve
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub, and huggingface_hub told to use it and a cache of its own.
+
+    It reads its environment at import, hence the constants; test_source.py has one test of the variables.
+    """
+    pytest.importorskip("huggingface_hub")
+    with serve(Hub()) as hub:
+        constants = "huggingface_hub.constants"
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(f"{constants}.ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(f"{constants}.HF_HUB_ETAG_TIMEOUT", 0.3)
+        yield hub
