@@ -1,4 +1,7 @@
-"""`Record`: one unit of text on its way from an input to its slot in the output."""
+"""`Record`: one unit of text on its way from an input to its slot in the output.
+
+`find_value` is how a user's `--field` or column names a value of a record or of a JSON object.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,10 @@ class Record:
     """What tasks added, by output name, in order: JSON values."""
     failure: Failure | None = None
 
+    def with_text(self, text: str) -> Record:
+        """The same record with another text."""
+        return replace(self, text=text)
+
     def with_fields(self, **new: Any) -> Record:
         """The same record with more fields."""
         return replace(self, fields={**self.fields, **new})
@@ -41,3 +48,15 @@ class Record:
     def failed(self, code: str, message: str) -> Record:
         """The same record, failed."""
         return replace(self, failure=Failure(code, message))
+
+
+def find_value(mapping: Mapping[str, Any], path: str) -> Any:
+    """The value under the key `path`, else where the dotted path leads; KeyError if nowhere."""
+    if path in mapping:
+        return mapping[path]
+    value: Any = mapping
+    for key in path.split("."):
+        if not isinstance(value, Mapping):
+            raise KeyError(path)
+        value = value[key]
+    return value

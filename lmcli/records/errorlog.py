@@ -1,0 +1,50 @@
+"""`ErrorLog`: the failed records of a run as JSON Lines, with what they were read from."""
+
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import orjson
+
+from lmcli.records.jsonl import input_of
+from lmcli.records.output import Output, create
+from lmcli.records.record import Record
+
+
+class ErrorLog:
+    """A file with one object for each failed record, written at once.
+
+    `lmcli ... -I jsonl --field input FILE` runs them again.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = create(Path(path), "wb", shown=path)
+        self._output = Output(self._file, path)
+
+    def write(self, record: Record) -> None:
+        """Log the record if it failed."""
+        if record.failure is None:
+            return
+        entry = {
+            "source": record.source,
+            "line": record.line,
+            "code": record.failure.code,
+            "message": record.failure.message,
+            "input": input_of(record),
+        }
+        self._output.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+        self._output.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(OSError):  # every line has been flushed, or its failure told
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

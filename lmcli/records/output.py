@@ -1,0 +1,205 @@
+"""`open_output`: where the result goes. A file appears whole or not at all."""
+
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import BufferedIOBase
+from pathlib import Path
+from typing import IO
+
+from lmcli.errors import OutputError, StreamError
+from lmcli.records.compression import codec_of
+from lmcli.records.source import STDIN, reason
+
+_STDOUT = (None, "-", "/dev/stdout")
+
+
+class Output:
+    """Bytes on their way out, compressed if the suffix of `name` says so.
+
+    A failed write raises StreamError, or BrokenPipeError once the reader has left.
+    """
+
+    def __init__(self, stream: IO[bytes], name: str) -> None:
+        codec = codec_of(name)
+        self._stream = stream
+        self._writer: IO[bytes] | BufferedIOBase = codec.open_writer(stream) if codec else stream
+        self._name = name
+        self.has_failed = False
+        """Whether a write failed; what is buffered then cannot be written either."""
+
+    def write(self, data: bytes, /) -> None:
+        """Write all of it, perhaps to a buffer; buffers are cut between two writes only."""
+        with self.watching():
+            self._writer.write(data)
+
+    def flush(self) -> None:
+        """Hand over what is buffered."""
+        with self.watching():
+            self._writer.flush()
+            self._stream.flush()
+
+    def finish(self) -> None:
+        """End the archive, if it is one, and flush; the stream stays open."""
+        with self.watching():
+            if self._writer is not self._stream:
+                self._writer.close()
+            self._stream.flush()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Say of a failure inside the block that it is this output's."""
+        try:
+            yield
+        except BrokenPipeError:
+            self.has_failed = True
+            raise
+        except OSError as error:
+            self.has_failed = True
+            raise StreamError(f"cannot write {self._name}: {reason(error)}") from error
+
+
+@contextmanager
+def open_output(path: str | None, *, inputs: Sequence[str] = (), force: bool = False) -> Iterator[Output]:
+    """Standard output (None or `-`) or a file; refuses to write over one of `inputs`.
+
+    A regular file is replaced when the block ends well, and keeps its mode; if the block fails the
+    old one stays. Pipes and devices are written directly.
+    """
+    if not force:
+        _check_is_no_input(path, inputs)
+    if path is None or path in _STDOUT:
+        opened = _open_stdout()
+    elif _is_replaceable(path):
+        opened = _open_replacement(path)
+    else:
+        opened = _open_directly(path)
+    with opened as output:
+        yield output
+
+
+def create(path: Path, mode: str, *, shown: str) -> IO[bytes]:
+    """Open a file for writing; OutputError, with the name `shown`, if that cannot be."""
+    try:
+        return path.open(mode)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot create {shown}: {reason(error)}") from error
+
+
+@contextmanager
+def _open_stdout() -> Iterator[Output]:
+    if sys.stdout is None:
+        raise StreamError("cannot write standard output: it is closed")
+    output = Output(sys.stdout.buffer, "standard output")
+    try:
+        with _finishing(output):
+            yield output
+    finally:
+        if output.has_failed:
+            _abandon_stdout()
+
+
+@contextmanager
+def _open_directly(path: str) -> Iterator[Output]:
+    stream = create(Path(path), "wb", shown=path)
+    try:
+        with _finishing(Output(stream, path)) as output:
+            yield output
+    finally:
+        with suppress(OSError):  # told already
+            stream.close()
+
+
+@contextmanager
+def _open_replacement(path: str) -> Iterator[Output]:
+    target = Path(os.path.realpath(path))  # of a symbolic link the link stays
+    temporary = target.with_name(f".lmcli-{secrets.token_hex(4)}.tmp")
+    stream = create(temporary, "xb", shown=path)
+    try:
+        _keep_mode(stream, target)  # before the first byte: the old file may be private
+        with _finishing(Output(stream, path)) as output:
+            yield output
+        with output.watching():
+            os.fsync(stream.fileno())
+            stream.close()
+            temporary.replace(target)
+            _sync_dir(target.parent)
+    finally:
+        with suppress(OSError):
+            stream.close()
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _finishing(output: Output) -> Iterator[Output]:
+    """Finish the output; if the block failed, still hand over the records written before."""
+    try:
+        yield output
+    except BaseException:
+        with suppress(Exception):
+            output.finish()
+        raise
+    output.finish()
+
+
+def _check_is_no_input(path: str | None, inputs: Sequence[str]) -> None:
+    output = _status_of_stream(sys.stdout) if path in _STDOUT else _status(path)
+    if output is None or not stat.S_ISREG(output.st_mode):
+        return
+    for name in inputs:
+        status = _status_of_stream(sys.stdin) if name == STDIN else _status(name)
+        if status is not None and os.path.samestat(status, output):
+            shown = "standard output" if path in _STDOUT else path
+            raise OutputError(f"{shown} is also an input", hint="write to another file, or use --force")
+
+
+def _is_replaceable(path: str) -> bool:
+    """Whether a new file may take the place of what is there: nothing, or a regular file."""
+    status = _status(path)
+    if status is None:
+        return True
+    if stat.S_ISDIR(status.st_mode):
+        raise OutputError(f"cannot write {path}: it is a directory")
+    if not os.access(path, os.W_OK):
+        raise OutputError(f"cannot write {path}: it is write-protected")
+    # /dev/fd/3 leads to an open file, which others hold, too
+    return stat.S_ISREG(status.st_mode) and not path.startswith(("/dev/", "/proc/"))
+
+
+def _keep_mode(stream: IO[bytes], target: Path) -> None:
+    if (status := _status(target)) is not None:
+        os.fchmod(stream.fileno(), stat.S_IMODE(status.st_mode))
+
+
+def _sync_dir(directory: Path) -> None:
+    """Make the rename durable."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _abandon_stdout() -> None:
+    """Keep the interpreter from writing once more at exit, and failing loudly, what just failed."""
+    with suppress(OSError, ValueError):
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
+
+
+def _status(path: str | Path | None) -> os.stat_result | None:
+    try:
+        return os.stat(path) if path is not None else None  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+
+
+def _status_of_stream(stream: IO[str] | None) -> os.stat_result | None:
+    try:
+        return os.fstat(stream.fileno()) if stream is not None else None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,147 @@
+"""`RecordReader`: inputs in any format as one stream of records."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lmcli.errors import DataError, UsageError
+from lmcli.records import jsonl
+from lmcli.records.compression import plain_name
+from lmcli.records.encoding import check_encoding, decode, iter_utf8
+from lmcli.records.record import Record
+from lmcli.records.source import check_inputs, open_source
+from lmcli.records.split import By, iter_lines, split, without_ending
+from lmcli.records.tables import Header, Row, iter_rows
+
+InputFormat = Literal["text", "jsonl", "csv", "tsv"]
+
+SUFFIXES: dict[str, InputFormat] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How to read; `adds` and `columns` are what the output will add, so that no key comes twice."""
+
+    format: InputFormat | Literal["auto"] = "auto"
+    by: By = "line"
+    """What a record of a text is."""
+    field: str = "text"
+    """The key, dotted path or column that holds the text."""
+    encoding: str | None = None
+    """None: UTF-8, or UTF-16 with a byte order mark."""
+    adds: tuple[str, ...] = ()
+    """The fields tasks will add: an object that has one fails, a table is refused."""
+    columns: tuple[str, ...] = ()
+    """The columns a written table will add: a table that has one is refused."""
+
+    def __post_init__(self) -> None:
+        if self.encoding is not None:
+            check_encoding(self.encoding)
+
+
+class RecordReader:
+    """The records of all inputs, in order; every line, object or row has its slot.
+
+    Construction checks names and format and opens nothing. Memory does not grow with the input.
+    """
+
+    def __init__(self, inputs: Sequence[str], options: ReadOptions | None = None) -> None:
+        self._options = options or ReadOptions()
+        check_inputs(inputs)
+        self._inputs = tuple(inputs)
+        self.format: InputFormat = resolve_format(inputs, self._options.format)
+        self.header: Header | None = None
+        """Of a table, known from its first record on; None also if all inputs are empty."""
+
+    def __iter__(self) -> Iterator[Record]:
+        for source in self._inputs:
+            with open_source(source) as chunks:
+                yield from self._iter_records(source, iter_utf8(chunks, self._options.encoding))
+
+    def _iter_records(self, source: str, chunks: Iterator[bytes]) -> Iterator[Record]:
+        match self.format:
+            case "text":
+                return self._iter_texts(source, chunks)
+            case "jsonl":
+                return self._iter_objects(source, chunks)
+            case table_format:
+                return self._iter_table(source, iter_rows(iter_lines(chunks), table_format))
+
+    def _iter_texts(self, source: str, chunks: Iterator[bytes]) -> Iterator[Record]:
+        for number, data in split(chunks, self._options.by):
+            text, failure = decode(data)
+            yield Record(text, source, number, failure=failure)
+
+    def _iter_objects(self, source: str, chunks: Iterator[bytes]) -> Iterator[Record]:
+        field, adds = self._options.field, self._options.adds
+        for number, line in enumerate(iter_lines(chunks), start=1):
+            yield jsonl.parse(without_ending(line), source=source, number=number, field=field, adds=adds)
+
+    def _iter_table(self, source: str, rows: Iterator[Row]) -> Iterator[Record]:
+        first = next(rows, None)
+        if first is None:
+            return
+        header = self._check_header(source, first)
+        self.header = self.header or header
+        column = header.names.index(self._options.field)
+        for row in rows:
+            yield _row_record(source, row, len(header.names), column)
+
+    def _check_header(self, source: str, row: Row) -> Header:
+        if row.failure is not None:
+            raise DataError(f"{source}: unusable header: {row.failure.message}")
+        header = Header(row.raw, tuple(row.cells))
+        field, names = self._options.field, ", ".join(header.names)
+        if self.header is not None and self.header.names != header.names:
+            before = ", ".join(self.header.names)
+            raise DataError(f"{source}: its columns are {names}; those of the table before it: {before}")
+        if field not in header.names:
+            raise DataError(
+                f"{source}: no column {field!r}; its columns are {names}",
+                hint="name the column of the text with --field",
+            )
+        for name in (*self._options.adds, *self._options.columns):
+            if name in header.names:
+                raise DataError(
+                    f"{source}: it has a column {name!r} already", hint="name the new one with --as"
+                )
+        return header
+
+
+def resolve_format(inputs: Sequence[str], wanted: InputFormat | Literal["auto"] = "auto") -> InputFormat:
+    """The one format of all inputs: the wanted one, else by suffix; standard input is text."""
+    if wanted != "auto":
+        return wanted
+    formats = {_format_of(name): name for name in reversed(inputs)}
+    if len(formats) > 1:
+        (one, one_name), (other, other_name) = list(formats.items())[:2]
+        raise UsageError(
+            f"the inputs are of different formats: {one_name} is {one}, {other_name} is {other}",
+            hint="choose one with -I",
+        )
+    return next(iter(formats), "text")
+
+
+def _format_of(name: str) -> InputFormat:
+    return SUFFIXES.get(plain_name(name).suffix.lower(), "text")
+
+
+def _row_record(source: str, row: Row, width: int, column: int) -> Record:
+    """The record of a row; only a well-formed row is kept to be carried through."""
+    cells = row.cells
+    if row.failure is None and not cells:
+        if width > 1:
+            return Record("", source, row.line)
+        cells = [""]
+    if row.failure is None and len(cells) == width:
+        return Record(cells[column], source, row.line, raw=row.raw)
+    record = Record(decode(row.raw)[0], source, row.line, failure=row.failure)
+    if row.failure is None:
+        record = record.failed("ragged_row", f"{len(cells)} cells where the header has {width}")
+    return record

@@ -1,0 +1,97 @@
+"""Inputs as streams of bytes: files, pipes and standard input alike.
+
+`files_from` and `check_inputs` deal with their names, `open_source` with their content.
+"""
+
+import errno
+import os
+import select
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Protocol
+
+from lmcli.errors import DataError, NoInputError, StreamError, UsageError
+from lmcli.records.compression import decompress
+from lmcli.records.split import split
+
+STDIN = "-"
+CHUNK = 1 << 16
+
+
+def files_from(path: str, *, nul: bool = False) -> list[str]:
+    """The input names listed in a file (or `-`), one a line or each ended by NUL."""
+    with open_source(path) as chunks:
+        pieces = split(chunks, "nul" if nul else "line")
+        names = [os.fsdecode(name) for _, name in pieces]
+    if "" in names:
+        raise DataError(f"{path}: name {names.index('') + 1} of the list is empty")
+    if path == STDIN and STDIN in names:
+        raise UsageError("standard input cannot be both the list of inputs and one of them")
+    return names
+
+
+def check_inputs(names: Sequence[str]) -> None:
+    """Raise unless every input exists, may be read and is no directory; opens none."""
+    if names.count(STDIN) > 1:
+        raise UsageError("standard input (-) can be read only once")
+    for name in names:
+        if name != STDIN:
+            _check_input(name)
+
+
+@contextmanager
+def open_source(name: str) -> Iterator[Iterator[bytes]]:
+    """The decompressed bytes of an input, in chunks that come as soon as they are there."""
+    with _open(name) as stream:
+        yield decompress(_iter_chunks(stream, name), name)
+
+
+def reason(error: Exception) -> str:
+    """What to tell of an error of the operating system."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+class _Stream(Protocol):
+    def read(self, size: int, /) -> bytes | None: ...
+    def fileno(self) -> int: ...
+
+
+def _check_input(name: str) -> None:
+    try:
+        status = os.stat(name)  # noqa: PTH116
+    except (OSError, ValueError) as error:
+        raise NoInputError(f"cannot open {name}: {reason(error)}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise NoInputError(f"cannot read {name}: it is a directory", hint="name the files in it")
+    if not os.access(name, os.R_OK):
+        raise NoInputError(f"cannot open {name}: {os.strerror(errno.EACCES)}")
+
+
+def _open(name: str) -> AbstractContextManager[_Stream]:
+    if name == STDIN:
+        if sys.stdin is None:
+            raise NoInputError("standard input is closed")
+        # The raw stream: a buffered one waits for a full buffer, and its lock, held by a thread
+        # that waits for input, makes the interpreter abort at exit.
+        return nullcontext(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer))
+    try:
+        return Path(name).open("rb", buffering=0)
+    except (OSError, ValueError) as error:
+        raise NoInputError(f"cannot open {name}: {reason(error)}") from error
+
+
+def _iter_chunks(stream: _Stream, name: str) -> Iterator[bytes]:
+    while chunk := _read(stream, name):
+        yield chunk
+
+
+def _read(stream: _Stream, name: str) -> bytes:
+    try:
+        while (chunk := stream.read(CHUNK)) is None:  # non-blocking and empty, not at its end
+            select.select([stream], [], [])
+    except OSError as error:
+        raise StreamError(f"cannot read {name}: {reason(error)}") from error
+    return chunk

@@ -1,0 +1,93 @@
+"""`iter_windows`: records in lists large enough for a model, soon enough for a slow producer."""
+
+import threading
+import time
+from collections.abc import Generator, Iterable
+
+from lmcli.records.record import Record
+
+
+def iter_windows(
+    records: Iterable[Record], *, max_records: int, max_chars: int, patience: float = 0.05
+) -> Generator[list[Record], None, None]:
+    """Read ahead in a thread and hand out what has come: in order, never an empty list.
+
+    A window is handed out when it holds `max_records` records or `max_chars` characters, when
+    nothing new has come for `patience` seconds, or at the end. Where windows begin and end depends
+    on timing, so they may only ever be a hint: results must not depend on it. An exception of the
+    producer is raised here, after the records before it. The thread never outlives the process.
+    """
+    buffer = _Buffer(max_records, max_chars)
+    threading.Thread(target=buffer.fill, args=(records,), name="reader", daemon=True).start()
+    try:
+        while window := buffer.take(patience):
+            yield window
+    finally:
+        buffer.close()
+    if buffer.error is not None:
+        raise buffer.error
+
+
+class _Buffer:
+    """The next window, between the thread that fills it and the one that takes it."""
+
+    def __init__(self, max_records: int, max_chars: int) -> None:
+        self.error: BaseException | None = None
+        self._max_records = max_records
+        self._max_chars = max_chars
+        self._records: list[Record] = []
+        self._num_chars = 0
+        self._last_put = 0.0
+        self._is_over = False
+        self._changed = threading.Condition()
+
+    def fill(self, records: Iterable[Record]) -> None:
+        """Run the producer until it ends, fails, or nobody takes any more."""
+        try:
+            for record in records:
+                if not self._put(record):
+                    return
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.close()
+
+    def take(self, patience: float) -> list[Record]:
+        """The next window; empty at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._records or self._is_over)
+            while not self._is_ready():
+                quiet = time.monotonic() - self._last_put
+                if quiet >= patience:
+                    break
+                self._changed.wait_for(self._is_ready, timeout=patience - quiet)
+            window, self._records, self._num_chars = self._records, [], 0
+            self._changed.notify()
+            return window
+
+    def close(self) -> None:
+        """No more records: neither put nor expected."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def _put(self, record: Record) -> bool:
+        with self._changed:
+            self._changed.wait_for(self._has_room)
+            if self._is_over:
+                return False
+            self._records.append(record)
+            self._num_chars += len(record.text)
+            self._last_put = time.monotonic()
+            if len(self._records) == 1 or self._is_full():  # all that a taker waits for
+                self._changed.notify()
+            return True
+
+    def _has_room(self) -> bool:
+        return self._is_over or not self._is_full()
+
+    def _is_ready(self) -> bool:
+        return self._is_over or self._is_full()
+
+    def _is_full(self) -> bool:
+        return len(self._records) >= self._max_records or self._num_chars >= self._max_chars
