@@ -48,6 +48,7 @@ class Tokenizer:
         # Text is data: what looks like a control token in it must not become one.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
+        self.context_length = context_length
         num_special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         self.stride = max(0, (context_length - num_special) // 4)
         self._tokenizer.enable_truncation(context_length, stride=self.stride)

@@ -74,7 +74,8 @@ class Sentiment:
 def _merge(encoded: Encoded, scores: Floats) -> Floats:
     """Scores of a text from those of its windows: (windows, labels) to (labels,)."""
     if len(scores) == 1:
-        return scores[0]
+        only: Floats = scores[0]
+        return only
     tokens = [int((~window.special).sum()) for window in encoded.windows]
     new = [count - window.overlap for count, window in zip(tokens, encoded.windows, strict=True)]
     merged: Floats = np.average(scores, axis=0, weights=new)
