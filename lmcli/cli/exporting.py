@@ -35,6 +35,10 @@ def export(
     lines: Annotated[
         Path | None, Option(metavar="FILE", help="Prove the export on these lines, not the built-in ones.")
     ] = None,
+    license_: Annotated[
+        str | None, Option("--license", metavar="NAME", help="License, where the source names none.")
+    ] = None,
+    notes: Annotated[Path | None, Option(metavar="FILE", help="Markdown to add to the model card.")] = None,
     into: Annotated[
         Path | None, Option(metavar="DIR", help="Folder for the bundle; default the user's store.")
     ] = None,
@@ -69,6 +73,8 @@ def export(
         device=device,
         context_length=context_length,
         lines=_read_lines(lines),
+        license=license_,
+        notes=_read(notes) if notes else "",
         allow_pickle=allow_pickle,
         force=force,
     )
@@ -88,13 +94,16 @@ def _read_lines(path: Path | None) -> tuple[str, ...]:
     """The lines to prove on: blank ones say nothing."""
     if path is None:
         return ()
+    kept = tuple(line for line in _read(path).split("\n") if line.strip())
+    if not kept:
+        raise NoInputError(f"{path} has no lines of text")
+    return kept
+
+
+def _read(path: Path) -> str:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise NoInputError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise NoInputError(f"{path} is not UTF-8: {error.reason}") from error
-    kept = tuple(line for line in lines if line.strip())
-    if not kept:
-        raise NoInputError(f"{path} has no lines of text")
-    return kept

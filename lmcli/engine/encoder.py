@@ -8,9 +8,11 @@ bits alone and in any batch.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,26 @@ class Encoded(NamedTuple):
     logits: list[Logits]
 
 
+@dataclass(frozen=True)
+class Job:
+    """Texts on their way through an encoder."""
+
+    _windows: Mapping[str, list[Window] | TokenizeError]
+    _batches: Sequence[Sequence[int]]
+    _logits: Sequence[Future[Logits]]
+
+    def results(self) -> dict[str, Encoded | TokenizeError]:
+        """Wait for the work to end: each text's logits, or why the tokenizer refuses it."""
+        rows: dict[int, Logits] = {}
+        for batch, logits in zip(self._batches, self._logits, strict=True):
+            rows.update(zip(batch, logits.result(), strict=True))
+        ordered = (rows[index] for index in count())
+        return {
+            text: Encoded(found, list(islice(ordered, len(found)))) if isinstance(found, list) else found
+            for text, found in self._windows.items()
+        }
+
+
 class Encoder:
     """A classification graph with its tokenizer, run by `threads` threads. A context manager."""
 
@@ -48,23 +70,24 @@ class Encoder:
     def __exit__(self, *exc_info: object) -> None:
         self._workers.shutdown(cancel_futures=True)
 
+    def submit(self, texts: Sequence[str]) -> Job:
+        """Start the work on different texts; the threads see to it while the caller does something else."""
+        windows = dict(zip(texts, self.tokenizer.windows(texts), strict=True))
+        rows = [row for found in windows.values() if isinstance(found, list) for row in found]
+        batches = list(_batches([len(row.input_ids) for row in rows], self._batch_tokens))
+        logits = [
+            self._workers.submit(self.run, np.stack([rows[index].input_ids for index in batch]))
+            for batch in batches
+        ]
+        return Job(windows, batches, logits)
+
     def encode(self, texts: Sequence[str]) -> list[Encoded | TokenizeError]:
         """Run each text through the graph: its logits, or why the tokenizer refuses it, in order."""
-        results = self.tokenizer.windows(texts)
-        windows = [window for result in results if isinstance(result, list) for window in result]
-        logits: list[Any] = [None] * len(windows)
-        batches = list(_batches([len(window.input_ids) for window in windows], self._batch_tokens))
-        for batch, rows in zip(batches, self._workers.map(self._run, _stacks(windows, batches)), strict=True):
-            for index, row in zip(batch, rows, strict=True):
-                logits[index] = row
-        remaining = iter(logits)
-        return [
-            Encoded(result, [next(remaining) for _ in result]) if isinstance(result, list) else result
-            for result in results
-        ]
+        results = self.submit(list(dict.fromkeys(texts))).results()
+        return [results[text] for text in texts]
 
-    def _run(self, input_ids: npt.NDArray[np.int64]) -> Logits:
-        """(batch, sequence) to (batch, ...)."""
+    def run(self, input_ids: npt.NDArray[np.int64]) -> Logits:
+        """Run one batch of rows of equal length. (batch, sequence) to (batch, ...)."""
         feeds = {
             "input_ids": input_ids,
             "attention_mask": np.ones_like(input_ids),
@@ -84,8 +107,3 @@ def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         size = max(1, batch_tokens // max(1, length))
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
-
-
-def _stacks(windows: Sequence[Window], batches: Sequence[list[int]]) -> Iterator[npt.NDArray[np.int64]]:
-    for batch in batches:
-        yield np.stack([windows[index].input_ids for index in batch])

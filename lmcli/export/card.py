@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from lmcli.bundle.manifest import Manifest
 from lmcli.bundle.store import COMMANDS
 
@@ -12,8 +14,11 @@ _PRECISIONS = {
 }
 
 
-def model_card(manifest: Manifest) -> str:
-    """Name, use, source, license and the measured proof, as Markdown."""
+def model_card(manifest: Manifest, *, notes: str = "", source_card: str = "") -> str:
+    """Name, use, source, license and the measured proof, as Markdown.
+
+    `notes` are the user's; `source_card` is the checkpoint's README.md, which tells of its data and limits.
+    """
     source = manifest.source
     revision = f", revision {source['revision']}" if source["revision"] else ""
     return f"""\
@@ -33,7 +38,13 @@ An lmcli bundle for {manifest.task}: a {manifest.model_type} model as an ONNX gr
 ## Measured at export
 
 {_proof(manifest)}
-"""
+{_section("Notes", notes)}{_section("The card of the source model", source_card)}"""
+
+
+def _section(title: str, text: str) -> str:
+    """A part of the card, if there is any text for it: without its YAML head, headings two levels deeper."""
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL).strip()
+    return f"\n## {title}\n\n{re.sub(r'^#', '###', text, flags=re.MULTILINE)}\n" if text else ""
 
 
 def _proof(manifest: Manifest) -> str:
@@ -41,8 +52,8 @@ def _proof(manifest: Manifest) -> str:
     tokenizer, graph, batch = proof["tokenizer"], proof["graph"], proof["batch"]
     lines = [
         f"- Tokenizer: {tokenizer['different']} of {tokenizer['lines']} lines differ from the source's.",
-        f"- Float32 graph against the source model: largest difference of a logit {graph['max_difference']:.1e}, "
-        f"of logits up to {graph['max_logit']:.1f}.",
+        f"- Float32 graph against the source model: largest difference of a logit "
+        f"{graph['max_difference']:.1e}, of logits up to {graph['max_logit']:.1f}.",
         f"- The same line alone and in a batch: largest difference of a logit {batch['max_difference']:.1e}.",
     ]
     if "precision" in proof:

@@ -43,6 +43,10 @@ class ExportOptions:
     """The longest row; longer texts are read in windows. At most what the model allows."""
     lines: tuple[str, ...] = ()
     """Lines to prove the export on, instead of the built-in sample."""
+    license: str | None = None
+    """The license of the model, where the source does not name it."""
+    notes: str = ""
+    """Markdown for the model card: data, limits, measured quality."""
     allow_pickle: bool = False
     force: bool = False
 
@@ -73,7 +77,8 @@ def export(
         report(f"read {checkpoint.id}" + (f" at {checkpoint.revision}" if checkpoint.revision else ""))
         with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
             manifest = _Export(checkpoint, options, Path(scratch), report).write(name, directory)
-        (directory / "README.md").write_text(model_card(manifest), encoding="utf-8")
+        card = model_card(manifest, notes=options.notes, source_card=checkpoint.card)
+        (directory / "README.md").write_text(card, encoding="utf-8")
         manifest = replace(manifest, files=file_facts(directory))
         (directory / MANIFEST_NAME).write_bytes(manifest.to_json())
     return parent / name
@@ -114,7 +119,7 @@ class _Export:
             activation=_activation(config, task),
             context_length=tokenizer.context_length,
             inputs=tuple(item.name for item in graph.graph.input),
-            source=_provenance(self._checkpoint),
+            source=_provenance(self._checkpoint, self._options.license),
             proof=self._proof,
         )
 
@@ -167,7 +172,7 @@ class _Export:
             facts = self._proof["precision"] = prove.prove_precision(exact, reduced)
             self._report(f"{precision}: {facts['agreement']:.1%} of clear decisions as in float32")
         tolerance = 0.0 if tier == "fast" and precision != "fp16" else prove.BATCH_TOLERANCE
-        self._proof["batch"] = prove.prove_batches(path, tokenizer, self._lines, tolerance=tolerance)
+        self._proof["batch"] = prove.prove_batches(path, exact, tokenizer, tolerance=tolerance)
         self._report(f"batches: within {self._proof['batch']['max_difference']:.1e} of single lines")
 
 
@@ -201,7 +206,7 @@ def _save(graph: onnx.ModelProto, path: Path) -> None:
     onnx.save(graph, path, save_as_external_data=beside, location=f"{path.name}.data" if beside else None)
 
 
-def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+def _provenance(checkpoint: Checkpoint, license_: str | None) -> dict[str, Any]:
     """Where a bundle comes from. A directory is named by its last part: paths are the user's own business."""
     tools = {}
     for tool in _TOOLS:
@@ -214,6 +219,6 @@ def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
         "kind": checkpoint.kind,
         "model": model,
         "revision": checkpoint.revision,
-        "license": checkpoint.license,
+        "license": license_ or checkpoint.license,
         "tools": tools,
     }

@@ -25,21 +25,33 @@ def build_plain(model: Any, *, task: str, scratch: Path) -> onnx.ModelProto:
 
     Raises ExportError when optimum does not know the architecture, or the graph needs more than text.
     """
-    from optimum.exporters.onnx import onnx_export_from_model
-
     name = model.config.model_type
+    path = scratch / "model.onnx"
     with _quiet():
         try:
-            onnx_export_from_model(model, scratch, task=task, do_validation=False)
+            _trace(model, task, path)
         except Exception as error:  # optimum and torch raise many kinds; none of them is ours to sort
+            reason = " ".join(str(error).split())
             raise ExportError(
-                f"optimum cannot export {name} for {task}: {error}",
+                f"optimum cannot export {name} for {task}: {reason}",
                 hint="only architectures that optimum-onnx supports for this task can be exported",
             ) from error
-    missing = {item.name for item in onnx.load(scratch / "model.onnx", load_external_data=False).graph.input}
+    missing = {item.name for item in onnx.load(path, load_external_data=False).graph.input}
     if missing := missing - _FED:
         raise ExportError(f"{name} needs inputs that a text has not: {', '.join(sorted(missing))}")
-    return _optimize(scratch / "model.onnx", scratch / "optimized.onnx")
+    return _optimize(path, scratch / "optimized.onnx")
+
+
+def _trace(model: Any, task: str, path: Path) -> None:
+    """Optimum's export of one model; its larger functions also look for files on the hub."""
+    from optimum.exporters.onnx import export
+    from optimum.exporters.tasks import TasksManager
+
+    constructor = TasksManager.get_exporter_config_constructor(
+        exporter="onnx", model=model, task=task, library_name="transformers"
+    )
+    config = constructor(model.config)
+    export(model, config, path, opset=config.DEFAULT_ONNX_OPSET)
 
 
 def _optimize(source: Path, target: Path) -> onnx.ModelProto:

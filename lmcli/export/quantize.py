@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from lmcli.errors import ExportError
 from lmcli.export.graph import MICROSOFT
 
 # Heads of a few labels cost nothing and decide everything: they stay in float.
@@ -42,8 +43,12 @@ _RANGES = {"Gelu": _AFTER_GELU, "BiasGelu": _AFTER_GELU, "FastGelu": _AFTER_GELU
 
 
 def quantize(model: onnx.ModelProto) -> None:
-    """Turn the MatMuls with constant weights and the embedding tables of `model` into int8, in place."""
-    _Quantizer(model).run()
+    """Turn the MatMuls with constant weights and the embedding tables of `model` into int8, in place.
+
+    Raises ExportError when there are none.
+    """
+    if not _Quantizer(model).run():
+        raise ExportError("the graph has no weights that int8 could hold", hint="use `--precision fp32`")
 
 
 class _Quantizer:
@@ -58,7 +63,8 @@ class _Quantizer:
         self._rows: dict[str, tuple[str, str, _Range]] = {}
         self._new: dict[str, onnx.TensorProto] = {}
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Rewrite the graph; whether anything became int8."""
         for node in list(self._graph.node):
             if self._is_linear(node):
                 self._linear(node)
@@ -74,6 +80,7 @@ class _Quantizer:
         self._graph.initializer.extend(kept)
         if all(entry.domain != MICROSOFT for entry in self._model.opset_import):
             self._model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+        return bool(self._new)
 
     def _is_linear(self, node: onnx.NodeProto) -> bool:
         weight = self._weights.get(node.input[1]) if node.op_type == "MatMul" else None

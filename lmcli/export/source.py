@@ -37,6 +37,12 @@ class Checkpoint:
     """The allow-listed files by plain name. Pickled weights are among them only if the user allowed it."""
 
     @property
+    def card(self) -> str:
+        """The text of its model card, empty where there is none."""
+        card = self.files.get("README.md")
+        return card.read_text(encoding="utf-8", errors="replace") if card else ""
+
+    @property
     def license(self) -> str | None:
         """The license that its model card names."""
         return _license(self.files["README.md"]) if "README.md" in self.files else None

@@ -10,18 +10,27 @@ from lmcli.records.record import Record
 def iter_windows(
     records: Iterable[Record], *, max_records: int, max_chars: int, patience: float = 0.05
 ) -> Generator[list[Record], None, None]:
-    """Read ahead in a thread and hand out what has come: in order, never an empty list.
+    """Read ahead in a thread and hand out what has come, in order.
 
     A window is handed out when it holds `max_records` records or `max_chars` characters, when
-    nothing new has come for `patience` seconds, or at the end. Where windows begin and end depends
-    on timing, so they may only ever be a hint: results must not depend on it. An exception of the
-    producer is raised here, after the records before it. The thread never outlives the process.
+    nothing new has come for `patience` seconds, or at the end. An empty one says that nothing more is
+    there for now, or at all: who still works on a window had better finish it. Where windows begin
+    and end depends on timing, so they may only ever be a hint: results must not depend on it. An
+    exception of the producer is raised here, after the records before it. The thread never outlives
+    the process.
     """
     buffer = _Buffer(max_records, max_chars)
     threading.Thread(target=buffer.fill, args=(records,), name="reader", daemon=True).start()
+    window: list[Record] = []
     try:
-        while window := buffer.take(patience):
+        while True:
+            if window and not buffer.wait(patience):
+                yield []
+            buffer.wait(None)
+            window = buffer.take(patience)
             yield window
+            if not window:
+                break
     finally:
         buffer.close()
     if buffer.error is not None:
@@ -52,10 +61,14 @@ class _Buffer:
         finally:
             self.close()
 
-    def take(self, patience: float) -> list[Record]:
-        """The next window; empty at the end."""
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for a record or the end; whether one is there before `timeout` seconds are over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._records or self._is_over)
+            return self._changed.wait_for(lambda: bool(self._records) or self._is_over, timeout)
+
+    def take(self, patience: float) -> list[Record]:
+        """The next window, once something is there; empty at the end."""
+        with self._changed:
             while not self._is_ready():
                 quiet = time.monotonic() - self._last_put
                 if quiet >= patience:

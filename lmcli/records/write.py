@@ -1,7 +1,7 @@
 """`RecordWriter`: records into the slots of an output, one each, in order."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -29,12 +29,12 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class WriteOptions:
-    """How to write; tasks supply `line` and `columns`."""
+    """How to write; tasks supply `lines` and `columns`."""
 
     format: OutputFormat
     input_format: InputFormat
-    line: Callable[[Record], str]
-    """A good record as `text` and `nul` show it."""
+    lines: Callable[[Record], Sequence[str]]
+    """A good record as `text` and `nul` show it: mostly one line."""
     columns: tuple[str, ...] = ()
     """What a table shows of the fields: keys or dotted paths, which are also the column names."""
     for_terminal: bool = False
@@ -44,8 +44,8 @@ class WriteOptions:
 class RecordWriter:
     r"""Writes each record as one slot: a line, or what ends with NUL.
 
-    - `text`, `nul`: what `line` says, nothing for a failed record. The character that ends a slot
-      is written as two, `\n` or `\0`, where it occurs inside.
+    - `text`, `nul`: what `lines` says, an empty line for a failed record. The character that ends a
+      line is written as two, `\n` or `\0`, where it occurs inside.
     - `jsonl`: the original object, else the text or the cells, then the fields, then the error.
     - `csv`, `tsv`: the original row, else the text, then the columns, which are empty for a failed
       record; a record that has no row of its own gets empty cells.
@@ -61,13 +61,13 @@ class RecordWriter:
         self._stream = stream
         self._options = options
         self._ask_header = header
-        self._encode: Callable[[Record], bytes] | None = None
+        self._encode: Callable[[Record], Sequence[bytes]] | None = None
         self._end = b"\0" if options.format == "nul" else b"\n"
 
     def write(self, record: Record) -> None:
         """Write one slot, whole."""
         encode = self._encode or self._begin()
-        self._put(encode(record))
+        self._put(*encode(record))
 
     def flush(self) -> None:
         """Hand everything written so far to whoever reads the output."""
@@ -79,30 +79,32 @@ class RecordWriter:
             self._begin()
         self.flush()
 
-    def _begin(self) -> Callable[[Record], bytes]:
+    def _begin(self) -> Callable[[Record], Sequence[bytes]]:
         options, header = self._options, self._ask_header()
         match options.format:
             case "text" | "nul":
                 self._encode = self._encode_text
             case "jsonl":
-                self._encode = _object_encoder(options.input_format, header)
+                encode = _object_encoder(options.input_format, header)
+                self._encode = lambda record: [encode(record)]
             case table_format:
                 table = _Table(table_format, options, header)
-                self._encode = table.encode
+                self._encode = lambda record: [table.encode(record)]
                 if (first := table.header()) is not None:
                     self._put(first)
         return self._encode
 
-    def _put(self, slot: bytes) -> None:
+    def _put(self, *lines: bytes) -> None:
+        data = b"".join(line + self._end for line in lines)
         if self._options.for_terminal:
-            slot = escape_controls(slot.decode()).encode()
-        self._stream.write(slot + self._end)
+            data = escape_controls(data.decode()).encode()
+        self._stream.write(data)
 
-    def _encode_text(self, record: Record) -> bytes:
+    def _encode_text(self, record: Record) -> Sequence[bytes]:
         if record.failure is not None:
-            return b""
-        line = self._options.line(record).encode()
-        return line.replace(self._end, rb"\0" if self._end == b"\0" else rb"\n")
+            return [b""]
+        escaped = rb"\0" if self._end == b"\0" else rb"\n"
+        return [line.encode().replace(self._end, escaped) for line in self._options.lines(record)]
 
 
 class _Table:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from lmcli.engine.encoder import Encoded, Encoder
+from lmcli.engine.encoder import Encoded, Encoder, Job
 from lmcli.engine.tokenizer import TokenizeError
 from lmcli.records.record import Record
 from lmcli.records.windows import iter_windows
@@ -13,6 +14,9 @@ from lmcli.records.windows import iter_windows
 # Enough lines to find many of equal length, few enough for a first result within a second or two.
 _WINDOW_RECORDS = 1024
 _WINDOW_CHARS = 1 << 20
+
+
+Value = Callable[[str, Encoded], Any]
 
 
 class Task(Protocol):
@@ -42,30 +46,47 @@ def annotate(
     encoder: Encoder,
     *,
     field: str,
-    value: Callable[[str, Encoded], Mapping[str, Any] | Sequence[Any]],
-    empty: Mapping[str, Any] | Sequence[Any],
+    value: Value,
+    empty: Any,
 ) -> Iterator[Record]:
     """Add `value(text, encoded)` as `field` to each record that has text, and `empty` to those without.
 
     Failed records pass untouched; a text that the tokenizer refuses fails its record. Equal texts of a
     window are computed once.
     """
+    pending: deque[tuple[list[Record], Job]] = deque()
     for window in iter_windows(records, max_records=_WINDOW_RECORDS, max_chars=_WINDOW_CHARS):
-        texts = list(dict.fromkeys(record.text for record in window if _has_text(record)))
-        encoded = dict(zip(texts, encoder.encode(texts), strict=True))
-        values: dict[str, Any] = {}
-        for record in window:
-            result = encoded.get(record.text)
-            if record.failure:
-                yield record
-            elif result is None:
-                yield record.with_fields(**{field: empty})
-            elif isinstance(result, TokenizeError):
-                yield record.failed("tokenizer", str(result))
-            else:
-                if record.text not in values:
-                    values[record.text] = value(record.text, result)
-                yield record.with_fields(**{field: values[record.text]})
+        if window:
+            texts = dict.fromkeys(record.text for record in window if _has_text(record))
+            pending.append((window, encoder.submit(list(texts))))
+        # While one window is finished here, the next keeps the encoder's threads busy; when nothing more
+        # is there for now, nothing is held back.
+        while len(pending) > bool(window):
+            done, job = pending.popleft()
+            yield from _finish(done, job.results(), field=field, value=value, empty=empty)
+
+
+def _finish(
+    window: Sequence[Record],
+    results: Mapping[str, Encoded | TokenizeError],
+    *,
+    field: str,
+    value: Value,
+    empty: Any,
+) -> Iterator[Record]:
+    values: dict[str, Any] = {}
+    for record in window:
+        result = results.get(record.text)
+        if record.failure is not None:
+            yield record
+        elif result is None:
+            yield record.with_fields(**{field: empty})
+        elif isinstance(result, TokenizeError):
+            yield record.failed("tokenizer", str(result))
+        else:
+            if record.text not in values:
+                values[record.text] = value(record.text, result)
+            yield record.with_fields(**{field: values[record.text]})
 
 
 def _has_text(record: Record) -> bool:

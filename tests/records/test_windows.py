@@ -20,7 +20,7 @@ def texts(*lengths: int) -> Iterator[Record]:
 
 def sizes(records: Iterator[Record], max_records: int = 3, max_chars: int = 100) -> list[int]:
     windows = iter_windows(records, max_records=max_records, max_chars=max_chars, patience=LONG)
-    return [len(window) for window in windows]
+    return [len(window) for window in windows if window]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,21 @@ def test_a_slow_producer_is_not_waited_for() -> None:
         first += next(windows)
     assert first == [Record("one"), Record("two")]
     go_on.set()
-    assert list(windows) == [[Record("three")]]
+    assert [window for window in windows if window] == [[Record("three")]]
+
+
+def test_an_empty_window_says_that_nothing_is_there_for_now() -> None:
+    go_on = threading.Event()
+
+    def slow() -> Iterator[Record]:
+        yield Record("one")
+        assert go_on.wait(LONG)
+        yield Record("two")
+
+    windows = iter_windows(slow(), max_records=1, max_chars=100, patience=0.02)
+    assert [next(windows), next(windows)] == [[Record("one")], []]
+    go_on.set()
+    assert list(windows) == [[Record("two")], []]
 
 
 def test_reading_ahead_is_bounded() -> None:
@@ -83,7 +97,7 @@ def test_an_exception_comes_after_the_records_before_it() -> None:
         raise DataError("damaged")
 
     windows = iter_windows(producer(), max_records=3, max_chars=100, patience=LONG)
-    assert [len(next(windows)), len(next(windows))] == [3, 1]
+    assert [len(next(windows)) for _ in range(3)] == [3, 1, 0]
     with pytest.raises(DataError, match="damaged"):
         next(windows)
 

@@ -29,7 +29,7 @@ def write(
     options = WriteOptions(
         format=to,
         input_format=of,
-        line=lambda record: record.text,
+        lines=lambda record: [record.text],
         columns=columns,
         for_terminal=for_terminal,
     )
