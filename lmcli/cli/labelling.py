@@ -55,8 +55,14 @@ def ner(
 
     Example: lmcli ner --style spans notes.txt | awk -F'\t' '$5 == "PER" {print $7}'
     """
-    from lmcli.cli.run import run_task
+    from lmcli.cli.run import colors_data, run_task
     from lmcli.tasks.ner import Ner, NerOptions
 
-    options = NerOptions(strategy=strategy, style=style, as_field=as_field)
-    run_task(streams, "token-classification", lambda manifest, encoder: Ner(manifest, encoder, options))
+    styled = style == "inline" and colors_data(streams)
+    options = NerOptions(strategy=strategy, style="highlight" if styled else style, as_field=as_field)
+    run_task(
+        streams,
+        "token-classification",
+        lambda manifest, encoder: Ner(manifest, encoder, options),
+        styled=styled,
+    )

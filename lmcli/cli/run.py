@@ -13,7 +13,7 @@ from lmcli.bundle.manifest import Manifest
 from lmcli.bundle.manifest import Task as TaskName
 from lmcli.bundle.store import open_bundle
 from lmcli.cli.failures import Failures
-from lmcli.cli.messages import say
+from lmcli.cli.messages import say, wants_color
 from lmcli.cli.progress import progress
 from lmcli.cli.streams import Streams
 from lmcli.engine.devices import num_cores, parse_device
@@ -28,20 +28,30 @@ from lmcli.tasks.base import Task
 MakeTask = Callable[[Manifest, Encoder], Task]
 
 
-def run_task(streams: Streams, task_name: TaskName, make_task: MakeTask) -> None:
-    """Run one task over the inputs. Exits with 1 if records failed; raises LmcliError for all else."""
+def run_task(streams: Streams, task_name: TaskName, make_task: MakeTask, *, styled: bool = False) -> None:
+    """Run one task over the inputs. Exits with 1 if records failed; raises LmcliError for all else.
+
+    With `styled` the task's lines are made for a terminal and bring their own escape sequences.
+    """
     inputs = _inputs(streams)
     device, threads = parse_device(streams.device), streams.threads or num_cores()
     report = _reporter(streams)
     bundle = open_bundle(streams.model, task=task_name)
     report(f"bundle {bundle.path} ({bundle.manifest.precision}, {bundle.manifest.device})")
     with load_encoder(bundle, device, threads=threads, report=report) as encoder:
-        num_failed = _pump(streams, inputs, make_task(bundle.manifest, encoder), report)
+        num_failed = _pump(streams, inputs, make_task(bundle.manifest, encoder), report, styled=styled)
     if num_failed:
         raise typer.Exit(EXIT_RECORDS_FAILED)
 
 
-def _pump(streams: Streams, inputs: list[str], task: Task, report: Callable[[str], None]) -> int:
+def colors_data(streams: Streams) -> bool:
+    """Whether results are to be shown in colour."""
+    return wants_color(streams.color, is_terminal=_shows_data(streams))
+
+
+def _pump(
+    streams: Streams, inputs: list[str], task: Task, report: Callable[[str], None], *, styled: bool
+) -> int:
     """Move every record through `task` to its slot in the output; how many failed."""
     reader = RecordReader(inputs, _read_options(streams, task))
     started, count = time.monotonic(), 0
@@ -50,7 +60,9 @@ def _pump(streams: Streams, inputs: list[str], task: Task, report: Callable[[str
         open_output(streams.output, inputs=inputs, force=streams.force) as output,
         progress(wanted=not streams.quiet and not _shows_data(streams)) as advance,
     ):
-        writer = RecordWriter(output, _write_options(streams, reader.format, task), lambda: reader.header)
+        writer = RecordWriter(
+            output, _write_options(streams, reader.format, task, styled=styled), lambda: reader.header
+        )
         for count, record in enumerate(task(reader), start=1):
             writer.write(record)
             if streams.output is None:  # whoever reads the pipe wants each result as soon as it is there
@@ -67,6 +79,8 @@ def _pump(streams: Streams, inputs: list[str], task: Task, report: Callable[[str
 def _inputs(streams: Streams) -> list[str]:
     """The names of all inputs; standard input if none is named, but never a terminal by accident."""
     names = list(streams.files or [])
+    if names.count(STDIN) + [streams.files_from, streams.files0_from].count(STDIN) > 1:
+        raise UsageError("standard input (-) can be read only once")
     if streams.files_from is not None:
         names += files_from(streams.files_from)
     if streams.files0_from is not None:
@@ -93,14 +107,14 @@ def _read_options(streams: Streams, task: Task) -> ReadOptions:
     )
 
 
-def _write_options(streams: Streams, input_format: InputFormat, task: Task) -> WriteOptions:
-    wanted = streams.output_format
+def _write_options(streams: Streams, input_format: InputFormat, task: Task, *, styled: bool) -> WriteOptions:
+    output_format = input_format if streams.output_format == "auto" else streams.output_format
     return WriteOptions(
-        format=input_format if wanted == "auto" else wanted,
+        format=output_format,
         input_format=input_format,
         lines=task.lines,
         columns=task.columns,
-        for_terminal=_shows_data(streams),
+        for_terminal=_shows_data(streams) and not (styled and output_format == "text"),
     )
 
 

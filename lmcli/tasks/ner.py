@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,8 @@ from lmcli.records.record import Record
 from lmcli.tasks.base import annotate
 from lmcli.tasks.scores import rounded, softmax
 from lmcli.tasks.spans import Entity, Labels, Strategy, Tokens, decode
-from lmcli.tasks.styles import STYLES
+from lmcli.tasks.styles import STYLES, Style
 from lmcli.tasks.words import starts_words
-
-Style = Literal["inline", "spans", "conll"]
 
 
 @dataclass(frozen=True, kw_only=True)

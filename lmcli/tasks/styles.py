@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lmcli.records.record import Record
+from lmcli.records.terminal import escape_controls
 
 Entities = Sequence[Mapping[str, Any]]
+Style = Literal["inline", "highlight", "spans", "conll"]
 Mark = Callable[[str, str], str]
 
 
-def inline(record: Record, entities: Entities, mark: Mark = "[{}]({})".format) -> list[str]:
-    """The text with its entities marked, `[Marie Curie](PER)`; `mark` takes an entity's text and label."""
+def inline(record: Record, entities: Entities) -> list[str]:
+    """The text with its entities marked, `[Marie Curie](PER)`."""
+    return [_marked(record.text, entities, "[{}]({})".format)]
+
+
+def highlight(record: Record, entities: Entities) -> list[str]:
+    """The text for a terminal: entities in colour with the label behind, control characters shown."""
+    return [_marked(record.text, entities, _colored, escape_controls)]
+
+
+def _marked(text: str, entities: Entities, mark: Mark, clean: Callable[[str], str] = str) -> str:
     parts, done = [], 0
     for entity in entities:
-        parts += [record.text[done : entity["start"]], mark(entity["text"], entity["label"])]
+        parts += [clean(text[done : entity["start"]]), mark(clean(entity["text"]), entity["label"])]
         done = entity["end"]
-    return ["".join([*parts, record.text[done:]])]
+    return "".join([*parts, clean(text[done:])])
+
+
+def _colored(text: str, label: str) -> str:
+    """Bold in one of six colours by label, which follows dimmed (ECMA-48, SGR)."""
+    color = 31 + (len(label) + ord(label[:1] or " ")) % 6  # tells PER, ORG, LOC and MISC apart
+    return f"\x1b[1;{color}m{text}\x1b[0m\x1b[2m/{escape_controls(label)}\x1b[0m"
 
 
 def spans(record: Record, entities: Entities) -> list[str]:
@@ -56,8 +73,9 @@ def _tagged_words(text: str, entities: Entities) -> Iterator[tuple[str, str]]:
     yield from ((word, "O") for word in text[done:].split())
 
 
-STYLES: Mapping[str, Callable[[Record, Entities], list[str]]] = {
+STYLES: Mapping[Style, Callable[[Record, Entities], list[str]]] = {
     "inline": inline,
+    "highlight": highlight,
     "spans": spans,
     "conll": conll,
 }
