@@ -171,7 +171,8 @@ class _Export:
             reduced = prove.encode(path, tokenizer, self._lines)
             facts = self._proof["precision"] = prove.prove_precision(exact, reduced)
             self._report(f"{precision}: {facts['agreement']:.1%} of clear decisions as in float32")
-        tolerance = 0.0 if tier == "fast" and precision != "fp16" else prove.BATCH_TOLERANCE
+        tolerance = 0.0 if tier == "fast" else prove.PLAIN_BATCH_TOLERANCE
+        tolerance = prove.FP16_BATCH_TOLERANCE if precision == "fp16" else tolerance
         self._proof["batch"] = prove.prove_batches(path, exact, tokenizer, tolerance=tolerance)
         self._report(f"batches: within {self._proof['batch']['max_difference']:.1e} of single lines")
 
