@@ -1,7 +1,7 @@
 # make demo    sets up, then labels reviews and finds names with the bundles that ship with lmcli
 # make test    sets up, then runs every test
 # make lint    formatting, lint and types
-# make bench   speed and memory against transformers and optimum, in an environment of their own
+# make bench   speed, memory and quality beside transformers and optimum (which get their own environment)
 # make clean   removes what the others made
 
 PYTHON ?= python3
@@ -26,8 +26,10 @@ lint: .venv/dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-bench: .venv/base
+bench: .venv/dev
 	$(BIN)/python tests/bench/encoders.py
+	$(BIN)/python tests/bench/anatomy.py
+	$(BIN)/python tests/bench/quality.py
 
 clean:
 	rm -rf .venv .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

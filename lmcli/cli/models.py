@@ -1,7 +1,7 @@
 """The commands `models list`, `show`, `verify` and `rm`: tables on a terminal, JSON Lines elsewhere."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence, Set
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +27,7 @@ def models(context: typer.Context) -> None:
 def list_() -> None:
     """List the bundles that a name finds: ./exported, your store, those shipped with lmcli."""
     found = list(iter_bundles())
-    _show([_row(item) for item in found])
+    _show([_row(item) for item in found], hidden={"graph", "labels"})
     for item in found:
         if isinstance(item, Broken):
             say(item.error.message, hint=item.error.hint)
@@ -49,7 +49,7 @@ def verify_(
     ] = None,
 ) -> None:
     """Check every file of the bundles against its SHA-256. Exits with 76 if one does not match."""
-    paths = [find_bundle(name) for name in names] if names else [_path(item) for item in iter_bundles()]
+    paths = [find_bundle(name) for name in names] if names else [item.path for item in iter_bundles()]
     rows = [
         {"bundle": str(path), "file": file, "status": status}
         for path in paths
@@ -69,10 +69,6 @@ def rm(name: Annotated[str, typer.Argument(help="Bundle name.")]) -> None:
     typer.echo(remove(name))
 
 
-def _path(item: Bundle | Broken) -> Any:
-    return item.path
-
-
 def _row(item: Bundle | Broken) -> dict[str, Any]:
     if isinstance(item, Broken):
         return {"name": item.path.name, "status": "broken", "path": str(item.path)}
@@ -90,10 +86,11 @@ def _row(item: Bundle | Broken) -> dict[str, Any]:
     }
 
 
-def _show(rows: Iterable[Mapping[str, Any]]) -> None:
-    """A table for a person, JSON Lines for a program."""
+def _show(rows: Sequence[Mapping[str, Any]], *, hidden: Set[str] = frozenset()) -> None:
+    """A table for a person, without what would not fit; JSON Lines for a program."""
     if sys.stdout.isatty():
-        _show_table(list(rows))
+        names = dict.fromkeys(name for row in rows for name in row if name not in hidden)
+        _show_table([{name: str(row.get(name, "")) for name in names} for row in rows])
         return
     import orjson
 
@@ -101,14 +98,14 @@ def _show(rows: Iterable[Mapping[str, Any]]) -> None:
         sys.stdout.write(orjson.dumps(row).decode() + "\n")
 
 
-def _show_table(rows: list[Mapping[str, Any]]) -> None:
+def _show_table(rows: Sequence[Mapping[str, str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    names = list(dict.fromkeys(name for row in rows for name in row))
     table = Table(box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
+    for name in rows[0] if rows else ():
+        is_path = name in {"path", "bundle"}
+        table.add_column(name, overflow="fold", no_wrap=not is_path)
     for row in rows:
-        table.add_row(*(str(row.get(name, "")) for name in names))
+        table.add_row(*row.values())
     Console(markup=False, highlight=False).print(table)

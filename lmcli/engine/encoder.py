@@ -74,7 +74,7 @@ class Encoder:
         """Start the work on different texts; the threads see to it while the caller does something else."""
         windows = dict(zip(texts, self.tokenizer.windows(texts), strict=True))
         rows = [row for found in windows.values() if isinstance(found, list) for row in found]
-        batches = list(_batches([len(row.input_ids) for row in rows], self._batch_tokens))
+        batches = list(equal_batches([len(row.input_ids) for row in rows], self._batch_tokens))
         logits = [
             self._workers.submit(self.run, np.stack([rows[index].input_ids for index in batch]))
             for batch in batches
@@ -97,7 +97,7 @@ class Encoder:
         return logits
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def equal_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Indices of rows of equal length, in batches of at most `batch_tokens`; the longest first."""
     by_length: defaultdict[int, list[int]] = defaultdict(list)
     for index, length in enumerate(lengths):

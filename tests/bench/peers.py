@@ -90,4 +90,5 @@ def loop(folder: str) -> None:
 
 if __name__ == "__main__":
     peer, *arguments = sys.argv[1:]
-    {"prepare": prepare, "transformers": transformers, "optimum": optimum, "loop": loop}[peer](*arguments)
+    known = {"transformers": transformers, "optimum": optimum, "loop": loop}
+    prepare(*arguments) if peer == "prepare" else known[peer](*arguments)
