@@ -1,5 +1,6 @@
 """The command `export`."""
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -59,13 +60,10 @@ def export(
     parent = into or user_store()
     if parent is None:
         raise UsageError("there is no home directory for the bundle", hint="set LMCLI_HOME or use --into")
-    try:
-        from lmcli.export.convert import ExportOptions
-        from lmcli.export.convert import export as convert
-    except ModuleNotFoundError as error:
-        raise UnavailableError(
-            f"export needs the package {error.name}", hint="install it: pip install 'lmcli[export]'"
-        ) from error
+    _check_extra()
+    from lmcli.export.convert import ExportOptions
+    from lmcli.export.convert import export as convert
+
     tasks = {command: known for known, command in COMMANDS.items()} | {known: known for known in COMMANDS}
     options = ExportOptions(
         task=tasks[task] if task else None,
@@ -88,6 +86,16 @@ def export(
         progress=not quiet and sys.stderr is not None and sys.stderr.isatty(),
     )
     typer.echo(path)
+
+
+def _check_extra() -> None:
+    """Raise UnavailableError unless everything of the extra `export` is installed."""
+    needed = ("torch", "transformers", "optimum", "onnx", "safetensors", "huggingface_hub")
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise UnavailableError(
+            f"export needs packages that are not installed: {', '.join(missing)}",
+            hint="install them: pip install 'lmcli[export]'",
+        )
 
 
 def _read_lines(path: Path | None) -> tuple[str, ...]:

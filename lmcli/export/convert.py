@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -75,13 +79,26 @@ def export(
     with new_bundle(parent, name, force=options.force) as directory:
         checkpoint = fetch(source, allow_pickle=options.allow_pickle, progress=progress)
         report(f"read {checkpoint.id}" + (f" at {checkpoint.revision}" if checkpoint.revision else ""))
-        with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        with tempfile.TemporaryDirectory(dir=directory.parent) as scratch, _quiet():
             manifest = _Export(checkpoint, options, Path(scratch), report).write(name, directory)
         card = model_card(manifest, notes=options.notes, source_card=checkpoint.card)
         (directory / "README.md").write_text(card, encoding="utf-8")
         manifest = replace(manifest, files=file_facts(directory))
         (directory / MANIFEST_NAME).write_bytes(manifest.to_json())
     return parent / name
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch, transformers and optimum log, warn and print away from the user; stdout is for data."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 class _Export:

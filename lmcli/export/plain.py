@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +22,14 @@ def build_plain(model: Any, *, task: str, scratch: Path) -> onnx.ModelProto:
     """
     name = model.config.model_type
     path = scratch / "model.onnx"
-    with _quiet():
-        try:
-            _trace(model, task, path)
-        except Exception as error:  # optimum and torch raise many kinds; none of them is ours to sort
-            reason = " ".join(str(error).split())
-            raise ExportError(
-                f"optimum cannot export {name} for {task}: {reason}",
-                hint="only architectures that optimum-onnx supports for this task can be exported",
-            ) from error
+    try:
+        _trace(model, task, path)
+    except Exception as error:  # optimum and torch raise many kinds; none of them is ours to sort
+        reason = " ".join(str(error).split())
+        raise ExportError(
+            f"optimum cannot export {name} for {task}: {reason}",
+            hint="only architectures that optimum-onnx supports for this task can be exported",
+        ) from error
     missing = {item.name for item in onnx.load(path, load_external_data=False).graph.input}
     if missing := missing - _FED:
         raise ExportError(f"{name} needs inputs that a text has not: {', '.join(sorted(missing))}")
@@ -63,16 +57,3 @@ def _optimize(source: Path, target: Path) -> onnx.ModelProto:
         source, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
     )
     return onnx.load(target)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' warnings and prints away from the user's terminal, and stdout for data."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

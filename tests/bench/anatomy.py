@@ -3,7 +3,9 @@
     python tests/bench/anatomy.py [--data FILE] [--bundle NAME]
 
 The peak is that of the packed U8S8 kernel on the largest product of the model, 512 rows, one thread, times
-the cores. The useful work of a text is 2 operations for each weight of the layers and each token.
+the cores. The work of a text is counted as the model defines it, 2 operations for each weight of the
+layers and each token: what the graph saves (the last layer of a classifier beyond the first position) counts
+as done.
 """
 
 from __future__ import annotations
