@@ -2,14 +2,15 @@
 
 import sys
 from collections.abc import Mapping, Sequence, Set
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lmcli.bundle.store import COMMANDS, Broken, Bundle, find_bundle, iter_bundles, read_bundle, verify
-from lmcli.bundle.write import remove
 from lmcli.cli.messages import say
 from lmcli.errors import BundleError
+
+if TYPE_CHECKING:
+    from lmcli.bundle.store import Broken, Bundle
 
 app = typer.Typer(help="List, show, verify and remove model bundles.", rich_markup_mode=None)
 
@@ -26,6 +27,8 @@ def models(context: typer.Context) -> None:
 @app.command("list")
 def list_() -> None:
     """List the bundles that a name finds: ./exported, your store, those shipped with lmcli."""
+    from lmcli.bundle.store import Broken, iter_bundles
+
     found = list(iter_bundles())
     _show([_row(item) for item in found], hidden={"graph", "labels"})
     for item in found:
@@ -38,6 +41,8 @@ def list_() -> None:
 @app.command()
 def show(name: Name) -> None:
     """Show what a bundle says of itself: its manifest with labels, source and measured proof."""
+    from lmcli.bundle.store import find_bundle, read_bundle
+
     bundle = read_bundle(find_bundle(name))
     sys.stdout.write(bundle.manifest.to_json().decode())
 
@@ -49,6 +54,8 @@ def verify_(
     ] = None,
 ) -> None:
     """Check every file of the bundles against its SHA-256. Exits with 76 if one does not match."""
+    from lmcli.bundle.store import find_bundle, iter_bundles, verify
+
     paths = [find_bundle(name) for name in names] if names else [item.path for item in iter_bundles()]
     rows = [
         {"bundle": str(path), "file": file, "status": status}
@@ -66,10 +73,14 @@ def verify_(
 @app.command()
 def rm(name: Annotated[str, typer.Argument(help="Bundle name.")]) -> None:
     """Remove a bundle from ./exported or from your store. Shipped bundles stay."""
+    from lmcli.bundle.write import remove
+
     typer.echo(remove(name))
 
 
-def _row(item: Bundle | Broken) -> dict[str, Any]:
+def _row(item: "Bundle | Broken") -> dict[str, Any]:
+    from lmcli.bundle.store import COMMANDS, Broken
+
     if isinstance(item, Broken):
         return {"name": item.path.name, "status": "broken", "path": str(item.path)}
     manifest = item.manifest

@@ -90,7 +90,7 @@ def export(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what torch, transformers and optimum log, warn and print away from the user; stdout is for data."""
+    """Keep what the exporters log, warn and print away from the user's terminal, and stdout for data."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
