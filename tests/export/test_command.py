@@ -1,0 +1,129 @@
+"""`lmcli export` as a user types it: from the hub, into the store, and every way to be refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.export.hub_server import COMMIT, Hub
+
+pytest.importorskip("optimum.exporters.onnx")
+
+from tests.export.checkpoints import write_checkpoint
+
+pytestmark = [pytest.mark.export, pytest.mark.filterwarnings("ignore")]
+
+
+def lmcli(*arguments: object, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lmcli", *map(str, arguments)],
+        env={**os.environ, "LMCLI_HOME": str(home), **environment},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def test_a_model_of_the_hub_becomes_a_bundle_that_runs(hub: Hub, home: Path, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "distilbert")
+    hub.files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    hub.files["README.md"] = b"---\nlicense: mit\n---\n# Tiny\n"
+    hub.files["modeling_tiny.py"] = b"raise SystemExit('remote code ran')"
+    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+    done = lmcli("export", "org/tiny@v1", home=home, **environment)
+    assert (done.returncode, done.stdout) == (0, f"{home}/bundles/tiny\n")
+    assert done.stderr.splitlines()[:2] == [
+        f"lmcli: read org/tiny at {COMMIT}",
+        "lmcli: tokenizer: equal to the source on 63 lines",
+    ]
+    assert not [asked for asked in hub.requests if asked.endswith(".py")]
+    shown = lmcli("models", "show", "tiny", home=home)
+    for fact in ('"license": "mit"', f'"revision": "{COMMIT}"', '"kind": "hub"', '"tier": "fast"'):
+        assert fact in shown.stdout
+    (home / "in.txt").write_text("A quiet triumph.\n\nI wanted to like it.\n")
+    labelled = lmcli("sentiment", "--model", "tiny", "in.txt", home=home)
+    assert labelled.returncode == 0
+    assert [line.partition("\t")[2][7:] for line in labelled.stdout.splitlines()] == [
+        "A quiet triumph.",
+        "",
+        "I wanted to like it.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        pytest.param(["nowhere/", "x"], 66, "'nowhere/' is neither a directory nor the id", id="source"),
+        pytest.param(["empty", "x"], 65, "empty has no config.json", id="no checkpoint"),
+        pytest.param(["empty", "a/b"], 2, "'a/b' cannot be the name of a bundle", id="name"),
+        pytest.param(["empty", "x", "--lines", "no.txt"], 66, "cannot read no.txt", id="no lines"),
+        pytest.param(["empty", "x", "--lines", "blank.txt"], 66, "has no lines of text", id="blank lines"),
+        pytest.param(["empty", "x", "--notes", "latin.txt"], 66, "latin.txt is not UTF-8", id="encoding"),
+        pytest.param(
+            ["empty", "x", "--device", "cuda", "--precision", "int8"],
+            2,
+            "int8 is for the CPU",
+            id="cuda int8",
+        ),
+        pytest.param(["empty", "x", "--precision", "int4"], 2, "Invalid value for '--precision'", id="int4"),
+        pytest.param(["empty", "x", "--into", "blank.txt"], 73, "blank.txt", id="folder"),
+    ],
+)
+def test_refusals(arguments: list[str], code: int, message: str, home: Path) -> None:
+    (home / "empty").mkdir()
+    (home / "blank.txt").write_text("\n \n")
+    (home / "latin.txt").write_bytes(b"\xe9")
+    done = lmcli("export", *arguments, home=home)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+    assert not list(home.glob("bundles/*"))
+
+
+def test_a_killed_export_leaves_no_bundle(home: Path, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "bert")
+    command = [sys.executable, "-m", "lmcli", "export", str(checkpoint), "tiny"]
+    environment = {**os.environ, "LMCLI_HOME": str(home)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # the work has begun
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+    deadline = time.monotonic() + 10
+    while list((home / "bundles").iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list((home / "bundles").iterdir())
+
+
+def test_without_the_extra_the_command_says_what_to_install(home: Path) -> None:
+    program = (
+        "import importlib.util as util, sys\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+        "from lmcli.cli.app import run\n"
+        "sys.exit(run(['export', 'org/tiny']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "LMCLI_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 69
+    assert done.stderr.splitlines() == [
+        "lmcli: export needs packages that are not installed: torch",
+        "       install them: pip install 'lmcli[export]'",
+    ]
