@@ -3,19 +3,45 @@
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from lmcli import __version__
 from lmcli.cli import exporting, labelling, models
 from lmcli.cli.messages import say
 from lmcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, LmcliError
 
+
+class _Stopped(BaseException):
+    """A signal asks the run to stop. No Exception: nothing on the way may take it for a failure."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+class _ReaderLeft(BaseException):
+    """Whoever read stdout has left."""
+
+
+class _Group(typer.core.TyperGroup):
+    """Commands as Typer runs them, except that a closed pipe is no failure: Typer would exit with 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderLeft from None
+
+
 app = typer.Typer(
     name="lmcli",
+    cls=_Group,
     help="grep and jq for language models: text in, text out, ONNX models inside.",
     epilog="Exit codes: 0 all good, 1 some records failed, 2 wrong use, 65 and above see docs/index.md.",
     no_args_is_help=True,
@@ -45,14 +71,6 @@ def _main(
     pass
 
 
-class _Stopped(BaseException):
-    """A signal asks the run to stop. No Exception: nothing on the way may take it for a failure."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(exit_code)
-        self.exit_code = exit_code
-
-
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     _stop_on_signals()
@@ -65,8 +83,12 @@ def run(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except _Stopped as stopped:
         return stopped.exit_code
-    except BrokenPipeError:
+    except _ReaderLeft:
         _die_of_sigpipe()
+    except Exception:
+        traceback.print_exc()
+        say("this is a bug in lmcli: please report it with the lines above")
+        return LmcliError.exit_code
     return EXIT_OK
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,9 +22,15 @@ def progress(*, wanted: bool) -> Iterator[Advance]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.completed:,.0f} records"),
-        TextColumn("{task.speed:,.0f}/s"),
+        TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("records", total=None)
-        yield lambda count: bar.update(task, completed=count)
+        task = bar.add_task("records", total=None, rate="")
+        started = time.monotonic()
+
+        def advance(count: int) -> None:
+            seconds = time.monotonic() - started
+            bar.update(task, completed=count, rate=f"{count / max(seconds, 0.1):,.0f}/s")
+
+        yield advance
