@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import ClassVar, Self
+from typing import Self
 
 from lmcli.cli.messages import say
 from lmcli.cli.streams import Streams
-from lmcli.errors import EXIT_RECORDS_FAILED, LmcliError
+from lmcli.errors import DataError
 from lmcli.records.errorlog import ErrorLog
 from lmcli.records.record import Record
 
@@ -15,10 +15,8 @@ from lmcli.records.record import Record
 _MOST_MESSAGES = 20
 
 
-class TooManyFailuresError(LmcliError):
+class TooManyFailuresError(DataError):
     """The run stops early: `--fail-fast` or `--max-errors`."""
-
-    exit_code: ClassVar[int] = EXIT_RECORDS_FAILED
 
 
 class Failures:
@@ -51,7 +49,8 @@ class Failures:
             say(f"{record.source}:{record.line}: {record.failure.message}")
         if self._limit is not None and self.count > self._limit:
             option = f"--max-errors {self._limit}" if self._limit else "--fail-fast"
-            raise TooManyFailuresError(f"stopped after {self.count} failed records ({option})")
+            records = "1 failed record" if self.count == 1 else f"{self.count} failed records"
+            raise TooManyFailuresError(f"stopped after {records} ({option}); the output is not complete")
 
     def summarize(self, num_records: int) -> None:
         """Say at the end how many records failed, unless every one was named."""

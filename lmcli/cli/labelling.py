@@ -22,8 +22,8 @@ def sentiment(
 ) -> None:
     """Label each text: POSITIVE or NEGATIVE, or whatever the model knows.
 
-    Text output has the label, the score and the text, separated by tabs; JSONL and tables keep every
-    original field and add `sentiment`.
+    Text output has the label, the score and the text, separated by tabs. JSONL and tables, written in
+    the format they came in, keep every original field and add `sentiment`.
 
     Example: lmcli sentiment reviews.txt | grep ^NEGATIVE
     """
@@ -46,19 +46,23 @@ def ner(
         Option(help="Text output: marks in the text, a line for each entity, or a line for each word."),
     ] = "inline",
     as_field: As = "entities",
+    color: Annotated[
+        Literal["auto", "always", "never"],
+        Option(help="Colour entities in inline style; auto: on a terminal, unless NO_COLOR is set."),
+    ] = "auto",
     streams: Streams,
 ) -> None:
     r"""Find persons, places, organisations and other entities in each text.
 
-    Text output marks them, `[Marie Curie](PER)`; JSONL and tables keep every original field and add
-    `entities` with label, text, character offsets and score.
+    Text output marks them, `[Marie Curie](PER)`. JSONL and tables, written in the format they came in,
+    keep every original field and add `entities` with label, text, character offsets and score.
 
     Example: lmcli ner --style spans notes.txt | awk -F'\t' '$5 == "PER" {print $7}'
     """
     from lmcli.cli.run import colors_data, run_task
     from lmcli.tasks.ner import Ner, NerOptions
 
-    styled = style == "inline" and colors_data(streams)
+    styled = style == "inline" and colors_data(streams, color)
     options = NerOptions(strategy=strategy, style="highlight" if styled else style, as_field=as_field)
     run_task(
         streams,

@@ -49,9 +49,7 @@ def show(name: Name) -> None:
 
 @app.command("verify")
 def verify_(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Bundles; default all.")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Bundles; default all.")] = None,
 ) -> None:
     """Check every file of the bundles against its SHA-256. Exits with 76 if one does not match."""
     from lmcli.bundle.store import find_bundle, iter_bundles, verify

@@ -20,8 +20,8 @@ from lmcli.engine.devices import num_cores, parse_device
 from lmcli.engine.encoder import Encoder
 from lmcli.errors import EXIT_RECORDS_FAILED, UsageError
 from lmcli.records.output import open_output
-from lmcli.records.read import InputFormat, ReadOptions, RecordReader
-from lmcli.records.source import STDIN, files_from
+from lmcli.records.read import InputFormat, ReadOptions, RecordReader, resolve_format
+from lmcli.records.source import STDIN, check_inputs, files_from
 from lmcli.records.write import RecordWriter, WriteOptions
 from lmcli.tasks.base import Task
 
@@ -34,6 +34,8 @@ def run_task(streams: Streams, task_name: TaskName, make_task: MakeTask, *, styl
     With `styled` the task's lines are made for a terminal and bring their own escape sequences.
     """
     inputs = _inputs(streams)
+    check_inputs(inputs)  # before a model is loaded in vain
+    resolve_format(inputs, streams.input_format)
     device, threads = parse_device(streams.device), streams.threads or num_cores()
     report = _reporter(streams)
     bundle = open_bundle(streams.model, task=task_name)
@@ -44,9 +46,9 @@ def run_task(streams: Streams, task_name: TaskName, make_task: MakeTask, *, styl
         raise typer.Exit(EXIT_RECORDS_FAILED)
 
 
-def colors_data(streams: Streams) -> bool:
+def colors_data(streams: Streams, choice: str) -> bool:
     """Whether results are to be shown in colour."""
-    return wants_color(streams.color, is_terminal=_shows_data(streams))
+    return wants_color(choice, is_terminal=_shows_data(streams))
 
 
 def _pump(

@@ -17,7 +17,7 @@ class Streams:
 
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Inputs; `-` or none is standard input."),
+        typer.Argument(metavar="FILE", help="Inputs; `-` or none is standard input."),
     ] = None
     model: Annotated[str | None, Option("--model", "-m", help="Bundle name or path.")] = None
     device: Annotated[str, Option(metavar="auto|cpu|cuda[:N]", help="Where the model runs.")] = "auto"
@@ -56,9 +56,6 @@ class Streams:
     max_errors: Annotated[
         int | None, Option(min=0, metavar="N", help="Stop when more than N records failed.")
     ] = None
-    color: Annotated[
-        Literal["auto", "always", "never"], Option(help="Colour on the terminal (NO_COLOR is honoured).")
-    ] = "auto"
     quiet: Annotated[bool, Option("--quiet", "-q", help="No messages but fatal errors.")] = False
     verbose: Annotated[bool, Option("--verbose", "-v", help="Say what runs where, and how fast.")] = False
 

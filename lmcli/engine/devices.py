@@ -66,6 +66,7 @@ def cuda_session(path: Path, options: onnxruntime.SessionOptions, index: int) ->
             "this onnxruntime was built without CUDA",
             hint="install `lmcli[cuda]` (the onnxruntime-gpu wheel), and only that one of the two wheels",
         )
+    onnxruntime.set_default_logger_severity(4)  # what is missing is said below, once
     messages = io.StringIO()
     with contextlib.redirect_stdout(messages):  # it prints what it misses, and stdout is for data
         onnxruntime.preload_dlls()

@@ -38,7 +38,7 @@ FP16_BATCH_TOLERANCE = 2e-3
 
 
 def sample_lines() -> list[str]:
-    """The built-in sample: 60 lines in 25 languages, and one that is longer than a model's context."""
+    """The built-in sample: 62 lines in some 25 languages, and one that is longer than a model's context."""
     text = resources.files("lmcli.export").joinpath("lines.txt").read_text(encoding="utf-8")
     lines = text.splitlines()
     return [*lines, " ".join(lines)]

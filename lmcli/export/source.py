@@ -164,7 +164,7 @@ def _cached(model: str, revision: str, *, allow_pickle: bool) -> tuple[Path, lis
         if any(SAFETENSORS.fullmatch(name) or PICKLE.fullmatch(name) for name in names):
             return path, _choose(names, model, allow_pickle=allow_pickle)
     raise UnavailableError(
-        f"{model} is not in the cache of the hub's models, and HF_HUB_OFFLINE is set",
+        f"{model} is neither a directory nor in the cache of the hub's models, and HF_HUB_OFFLINE is set",
         hint="unset HF_HUB_OFFLINE to download it, or give a directory",
     )
 

@@ -15,7 +15,8 @@ from lmcli.records.record import Record
 class ErrorLog:
     """A file with one object for each failed record, written at once.
 
-    `lmcli ... -I jsonl --field input FILE` runs them again.
+    `input` is the original line or row. Of a text, `lmcli ... -I jsonl --field input FILE` runs it again;
+    objects and rows must be taken out of it first.
     """
 
     def __init__(self, path: str) -> None:

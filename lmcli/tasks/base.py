@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from lmcli.engine.encoder import Encoded, Encoder, Job
 from lmcli.engine.tokenizer import TokenizeError
+from lmcli.errors import UsageError
 from lmcli.records.record import Record
 from lmcli.records.windows import iter_windows
 
@@ -17,6 +18,12 @@ _WINDOW_CHARS = 1 << 20
 
 
 Value = Callable[[str, Encoded], Any]
+
+
+def check_field_name(name: str) -> None:
+    """Raise UsageError for a field that would hide the text or an error, or has no name."""
+    if name in {"", "text", "error"}:
+        raise UsageError(f"--as {name!r}: records have or need that field", hint="choose another name")
 
 
 class Task(Protocol):

@@ -13,7 +13,7 @@ from lmcli.bundle.manifest import Manifest
 from lmcli.engine.encoder import Encoded, Encoder
 from lmcli.engine.tokenizer import Window
 from lmcli.records.record import Record
-from lmcli.tasks.base import annotate
+from lmcli.tasks.base import annotate, check_field_name
 from lmcli.tasks.scores import rounded, softmax
 from lmcli.tasks.spans import Entity, Labels, Strategy, Tokens, decode
 from lmcli.tasks.styles import STYLES, Style
@@ -30,6 +30,10 @@ class NerOptions:
     """The text form of a record."""
     as_field: str = "entities"
     """The name of the field that it adds."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a field name that records need themselves."""
+        check_field_name(self.as_field)
 
 
 class Ner:

@@ -11,7 +11,7 @@ import numpy as np
 from lmcli.bundle.manifest import Manifest
 from lmcli.engine.encoder import Encoded, Encoder
 from lmcli.records.record import Record
-from lmcli.tasks.base import annotate
+from lmcli.tasks.base import annotate, check_field_name
 from lmcli.tasks.scores import ACTIVATIONS, Floats, rounded
 
 
@@ -25,6 +25,10 @@ class SentimentOptions:
     """From which score on a model with several labels per text reports a label."""
     as_field: str = "sentiment"
     """The name of the field that it adds."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a field name that records need themselves."""
+        check_field_name(self.as_field)
 
 
 class Sentiment:

@@ -353,7 +353,7 @@ def test_offline_and_not_downloaded(present: dict[str, bytes], hub: Hub, tmp_pat
     write(cache, {"refs/main": COMMIT.encode()})
     write(cache / "snapshots" / COMMIT, present)
     assert run(hub, tmp_path / "hf", HF_HUB_OFFLINE="1") == (
-        "org/tiny is not in the cache of the hub's models, and HF_HUB_OFFLINE is set\n",
+        "org/tiny is neither a directory nor in the cache of the hub's models, and HF_HUB_OFFLINE is set\n",
         "",
     )
 
