@@ -1,0 +1,40 @@
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from lmcli.cli import app
+from tests.cli.commands import Ended, Stdin
+
+
+class Cli(Protocol):
+    def __call__(self, *argv: object, stdin: bytes = b"") -> Ended: ...
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and a user's store that does not exist yet."""
+    path = tmp_path / "work"
+    path.mkdir()
+    monkeypatch.chdir(path)
+    monkeypatch.setenv("LMCLI_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    return path
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Iterator[Cli]:
+    """The command line inside this process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*argv: object, stdin: bytes = b"") -> Ended:
+        monkeypatch.setattr("sys.stdin", Stdin(stdin))
+        code = app.run([str(word) for word in argv])
+        out, err = capsysbinary.readouterr()
+        return Ended(code, out.decode(), err.decode())
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
