@@ -16,6 +16,8 @@ The codes are those of BSD sysexits.h where one fits. Two more belong to the who
 
 from typing import ClassVar
 
+REBUILD = "get the bundle again, or export the model again with `lmcli export`"
+
 EXIT_OK = 0
 EXIT_RECORDS_FAILED = 1
 EXIT_INTERRUPTED = 130

@@ -10,7 +10,7 @@ from lmcli.engine.devices import Device
 from lmcli.engine.encoder import Encoder
 from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
-from lmcli.errors import UnavailableError
+from lmcli.errors import REBUILD, BundleError, UnavailableError
 
 
 def load_encoder(bundle: Bundle, device: Device, *, threads: int, report: Callable[[str], None]) -> Encoder:
@@ -22,7 +22,21 @@ def load_encoder(bundle: Bundle, device: Device, *, threads: int, report: Callab
     with ThreadPoolExecutor(1) as worker:
         session = worker.submit(_open_session, bundle, device, report)
         tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=bundle.manifest.context_length)
-        return Encoder(session.result(), tokenizer, threads=threads)
+        encoder = Encoder(session.result(), tokenizer, threads=threads)
+    _check_fits(encoder, bundle)
+    return encoder
+
+
+def _check_fits(encoder: Encoder, bundle: Bundle) -> None:
+    """Run one token: the graph must answer with a score for each label of the manifest."""
+    num_labels = len(bundle.manifest.labels)
+    shape = encoder.logits_shape()
+    expected = (1, num_labels) if bundle.manifest.task == "text-classification" else (1, 1, num_labels)
+    if shape != expected:
+        raise BundleError(
+            f"{bundle.path}: the graph gives logits of shape {shape}, the labels want {expected}",
+            hint=REBUILD,
+        )
 
 
 def _open_session(bundle: Bundle, device: Device, report: Callable[[str], None]) -> Session:

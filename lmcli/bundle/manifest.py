@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
-from lmcli.errors import BundleError
+from lmcli.errors import REBUILD, BundleError
 
 MANIFEST_FORMAT = 1
 MANIFEST_NAME = "manifest.json"
@@ -85,7 +85,6 @@ class Manifest:
         return cls(**{name: facts[name] for name in _FIELDS})
 
 
-REBUILD = "get the bundle again, or export the model again with `lmcli export`"
 _FIELDS = tuple(f.name for f in fields(Manifest))
 _KINDS: Mapping[str, type] = {
     "name": str,

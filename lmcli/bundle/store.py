@@ -20,8 +20,8 @@ from typing import Literal
 
 import platformdirs
 
-from lmcli.bundle.manifest import MANIFEST_NAME, REBUILD, FileFacts, Manifest, Task
-from lmcli.errors import BundleError, UsageError
+from lmcli.bundle.manifest import MANIFEST_NAME, FileFacts, Manifest, Task
+from lmcli.errors import REBUILD, BundleError, UsageError
 
 DEFAULTS: Mapping[Task, str] = {
     "text-classification": "sentiment-en",

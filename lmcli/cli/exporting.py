@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lmcli.cli.messages import say
+from lmcli.cli.messages import print_data, say
 from lmcli.errors import NoInputError, UnavailableError, UsageError
 
 Option = typer.Option
@@ -85,7 +85,7 @@ def export(
         report=(lambda _: None) if quiet else say,
         progress=not quiet and sys.stderr is not None and sys.stderr.isatty(),
     )
-    typer.echo(path)
+    print_data(f"{path}\n")
 
 
 def _check_extra() -> None:

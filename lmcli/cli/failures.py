@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Self
 
@@ -22,17 +23,21 @@ class TooManyFailuresError(DataError):
 class Failures:
     """Watches every record that goes by. A context manager: the log of `--errors` is open inside."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, inputs: Sequence[str]) -> None:
         self.count = 0
         self._limit = 0 if streams.fail_fast else streams.max_errors
         self._most_messages = 0 if streams.quiet else None if streams.verbose else _MOST_MESSAGES
         self._path = streams.errors
+        self._inputs = inputs
+        self._output = streams.output
         self._log: ErrorLog | None = None
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
         if self._path is not None:
-            self._log = self._open.enter_context(ErrorLog(self._path))
+            self._log = self._open.enter_context(
+                ErrorLog(self._path, inputs=self._inputs, output=self._output)
+            )
         return self
 
     def __exit__(self, *exc_info: object) -> None:

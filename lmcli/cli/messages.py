@@ -1,4 +1,4 @@
-"""What lmcli says to people: short lines on stderr, never on stdout."""
+"""What lmcli says to people: short lines on stderr; and the little that commands without records print."""
 
 import os
 import sys
@@ -17,6 +17,14 @@ def say(message: str, *, hint: str = "") -> None:
         sys.stderr.flush()
     except (OSError, ValueError):
         return
+
+
+def print_data(text: str) -> None:
+    """Write `text` to stdout. Raises StreamError when it cannot be written."""
+    from lmcli.records.output import open_output
+
+    with open_output(None) as output:
+        output.write(text.encode(errors="backslashreplace"))
 
 
 def wants_color(choice: str, *, is_terminal: bool) -> bool:

@@ -1,12 +1,13 @@
 """The commands `models list`, `show`, `verify` and `rm`: tables on a terminal, JSON Lines elsewhere."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lmcli.cli.messages import say
+from lmcli.cli.messages import print_data, say
 from lmcli.errors import BundleError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def show(name: Name) -> None:
     from lmcli.bundle.store import find_bundle, read_bundle
 
     bundle = read_bundle(find_bundle(name))
-    sys.stdout.write(bundle.manifest.to_json().decode())
+    print_data(bundle.manifest.to_json().decode())
 
 
 @app.command("verify")
@@ -73,7 +74,7 @@ def rm(name: Annotated[str, typer.Argument(help="Bundle name.")]) -> None:
     """Remove a bundle from ./exported or from your store. Shipped bundles stay."""
     from lmcli.bundle.write import remove
 
-    typer.echo(remove(name))
+    print_data(f"{remove(name)}\n")
 
 
 def _row(item: "Bundle | Broken") -> dict[str, Any]:
@@ -97,14 +98,11 @@ def _row(item: "Bundle | Broken") -> dict[str, Any]:
 
 def _show(rows: Sequence[Mapping[str, Any]], *, hidden: Set[str] = frozenset()) -> None:
     """A table for a person, without what would not fit; JSON Lines for a program."""
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         names = dict.fromkeys(name for row in rows for name in row if name not in hidden)
         _show_table([{name: str(row.get(name, "")) for name in names} for row in rows])
         return
-    import orjson
-
-    for row in rows:
-        sys.stdout.write(orjson.dumps(row).decode() + "\n")
+    print_data("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _show_table(rows: Sequence[Mapping[str, str]]) -> None:
@@ -117,4 +115,7 @@ def _show_table(rows: Sequence[Mapping[str, str]]) -> None:
         table.add_column(name, overflow="fold", no_wrap=not is_path)
     for row in rows:
         table.add_row(*row.values())
-    Console(markup=False, highlight=False).print(table)
+    console = Console(markup=False, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    print_data(capture.get())

@@ -58,7 +58,7 @@ def _pump(
     reader = RecordReader(inputs, _read_options(streams, task))
     started, count = time.monotonic(), 0
     with (
-        Failures(streams) as failures,
+        Failures(streams, inputs) as failures,
         open_output(streams.output, inputs=inputs, force=streams.force) as output,
         progress(wanted=not streams.quiet and not _shows_data(streams)) as advance,
     ):

@@ -86,6 +86,10 @@ class Encoder:
         results = self.submit(list(dict.fromkeys(texts))).results()
         return [results[text] for text in texts]
 
+    def logits_shape(self) -> tuple[int, ...]:
+        """The shape of the logits for one row of one token. Raises BundleError if the graph fails."""
+        return self.run(np.zeros((1, 1), np.int64)).shape
+
     def run(self, input_ids: npt.NDArray[np.int64]) -> Logits:
         """Run one batch of rows of equal length. (batch, sequence) to (batch, ...)."""
         feeds = {

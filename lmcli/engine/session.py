@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from lmcli.engine.devices import CPU, Device, cuda_session
-from lmcli.errors import BundleError
+from lmcli.errors import REBUILD, BundleError
 
 Array = npt.NDArray[Any]
 
@@ -34,9 +34,12 @@ class Session:
         self.on_cuda = device.kind == "cuda"
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the graph once. Feeds that it does not take are left out."""
-        wanted = {name: feeds[name] for name in self.inputs}
-        return dict(zip(self.outputs, self._session.run(self.outputs, wanted), strict=True))
+        """Run the graph once. Feeds that it does not take are left out. Raises BundleError if it fails."""
+        try:
+            wanted = {name: feeds[name] for name in self.inputs}
+            return dict(zip(self.outputs, self._session.run(self.outputs, wanted), strict=True))
+        except Exception as error:  # ONNX Runtime raises plain exceptions of many kinds here
+            raise BundleError(f"the graph fails: {_first_line(error)}", hint=REBUILD) from error
 
 
 def _options() -> onnxruntime.SessionOptions:
@@ -54,8 +57,11 @@ def _cpu_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime
     try:
         return onnxruntime.InferenceSession(path, options, providers=[CPU])
     except Exception as error:  # ONNX Runtime raises plain exceptions of many kinds here
-        first = str(error).splitlines()[0]
+        version = onnxruntime.__version__
         raise BundleError(
-            f"{path}: ONNX Runtime {onnxruntime.__version__} refuses the graph: {first}",
-            hint="get the bundle again, or export the model again with `lmcli export`",
+            f"{path}: ONNX Runtime {version} refuses the graph: {_first_line(error)}", hint=REBUILD
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from lmcli.errors import BundleError
+from lmcli.errors import REBUILD, BundleError
 
 # An Encoding costs about a hundred bytes a token, so texts are encoded in portions; longer texts than a piece
 # are taken apart at white space first.
 _PORTION_CHARS = 1 << 20
 _PIECE_CHARS = 1 << 16
+
+
+_UNKNOWN = ("<unk>", "[UNK]", "<|unk|>")
 
 
 class TokenizeError(Exception):
@@ -44,13 +47,23 @@ class Tokenizer:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises plain exceptions
-            raise BundleError(f"{path}: not a tokenizer: {error}", hint="export the model again") from error
-        # Text is data: what looks like a control token in it must not become one.
+            raise BundleError(f"{path}: not a tokenizer: {error}", hint=REBUILD) from error
+        # Text is data: what looks like a control token in it must not become one. Some vocabularies hold
+        # control tokens as pieces, too; those become the unknown token.
         self._tokenizer.encode_special_tokens = True
+        self._unknown = next(filter(None, map(self._tokenizer.token_to_id, _UNKNOWN)), None)
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        controls = {token_id for token_id, token in added if token.special} - {self._unknown}
+        self._controls = np.array(sorted(controls), np.int64)
         self._tokenizer.no_padding()
         self.context_length = context_length
         num_special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
-        self.stride = max(0, (context_length - num_special) // 4)
+        if context_length <= num_special:
+            raise BundleError(
+                f"{path}: a context of {context_length} tokens has no room for text",
+                hint=REBUILD,
+            )
+        self.stride = (context_length - num_special) // 4
         self._tokenizer.enable_truncation(context_length, stride=self.stride)
         self.continuation_mark: str = getattr(self._tokenizer.model, "continuing_subword_prefix", None) or ""
         """What tokens inside a word begin with (WordPiece: `##`); empty where tokens do not tell."""
@@ -78,23 +91,26 @@ class Tokenizer:
                 yield from self._encode([text])
             return
         for starts in pieces:
-            yield [window for start, _ in starts for window in _windows(next(encodings), start, self.stride)]
+            yield [window for start, _ in starts for window in self._windows(next(encodings), start)]
+
+    def _windows(self, encoding: tokenizers.Encoding, start: int) -> Iterator[Window]:
+        for index, part in enumerate([encoding, *encoding.overflowing]):
+            input_ids = np.array(part.ids, np.int64)
+            special = np.array(part.special_tokens_mask, np.bool_)
+            offsets = np.array(part.offsets, np.int64).reshape(-1, 2)
+            offsets[~special] += start
+            if self._unknown is not None:
+                input_ids[~special & np.isin(input_ids, self._controls)] = self._unknown
+            yield Window(input_ids, offsets, special, self.stride if index else 0)
 
     def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         try:
             return list(self._tokenizer.encode_batch(texts))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # a panic of the Rust side is no Exception
+        except BaseException as error:
+            # A panic of the Rust side is no Exception; a signal that ends the run is none either.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise TokenizeError(f"the tokenizer refuses the text: {error}") from error
-
-
-def _windows(encoding: tokenizers.Encoding, start: int, stride: int) -> Iterator[Window]:
-    for index, part in enumerate([encoding, *encoding.overflowing]):
-        special = np.array(part.special_tokens_mask, np.bool_)
-        offsets = np.array(part.offsets, np.int64).reshape(-1, 2)
-        offsets[~special] += start
-        yield Window(np.array(part.ids, np.int64), offsets, special, stride if index else 0)
 
 
 def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:

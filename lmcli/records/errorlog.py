@@ -1,5 +1,7 @@
 """`ErrorLog`: the failed records of a run as JSON Lines, with what they were read from."""
 
+import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -7,8 +9,9 @@ from typing import Self
 
 import orjson
 
+from lmcli.errors import OutputError
 from lmcli.records.jsonl import input_of
-from lmcli.records.output import Output, create
+from lmcli.records.output import Output, check_is_no_input, create
 from lmcli.records.record import Record
 
 
@@ -19,7 +22,11 @@ class ErrorLog:
     objects and rows must be taken out of it first.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, inputs: Sequence[str] = (), output: str | None = None) -> None:
+        """Create the file. Raises OutputError where it cannot be, or would destroy an input or the output."""
+        check_is_no_input(path, inputs)
+        if output is not None and os.path.realpath(output) == os.path.realpath(path):
+            raise OutputError(f"{path} cannot be both the output and the log of its errors")
         self._file = create(Path(path), "wb", shown=path)
         self._output = Output(self._file, path)
 

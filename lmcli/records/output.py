@@ -70,7 +70,7 @@ def open_output(path: str | None, *, inputs: Sequence[str] = (), force: bool = F
     old one stays. Pipes and devices are written directly.
     """
     if not force:
-        _check_is_no_input(path, inputs)
+        check_is_no_input(path, inputs)
     if path is None or path in _STDOUT:
         opened = _open_stdout()
     elif _is_replaceable(path):
@@ -87,6 +87,18 @@ def create(path: Path, mode: str, *, shown: str) -> IO[bytes]:
         return path.open(mode)
     except (OSError, ValueError) as error:
         raise OutputError(f"cannot create {shown}: {reason(error)}") from error
+
+
+def check_is_no_input(path: str | None, inputs: Sequence[str]) -> None:
+    """Raise OutputError if writing to `path` would destroy one of `inputs`."""
+    output = _status_of_stream(sys.stdout) if path in _STDOUT else _status(path)
+    if output is None or not stat.S_ISREG(output.st_mode):
+        return
+    for name in inputs:
+        status = _status_of_stream(sys.stdin) if name == STDIN else _status(name)
+        if status is not None and os.path.samestat(status, output):
+            shown = "standard output" if path in _STDOUT else path
+            raise OutputError(f"{shown} is also an input", hint="write to another file, or use --force")
 
 
 @contextmanager
@@ -143,17 +155,6 @@ def _finishing(output: Output) -> Iterator[Output]:
             output.finish()
         raise
     output.finish()
-
-
-def _check_is_no_input(path: str | None, inputs: Sequence[str]) -> None:
-    output = _status_of_stream(sys.stdout) if path in _STDOUT else _status(path)
-    if output is None or not stat.S_ISREG(output.st_mode):
-        return
-    for name in inputs:
-        status = _status_of_stream(sys.stdin) if name == STDIN else _status(name)
-        if status is not None and os.path.samestat(status, output):
-            shown = "standard output" if path in _STDOUT else path
-            raise OutputError(f"{shown} is also an input", hint="write to another file, or use --force")
 
 
 def _is_replaceable(path: str) -> bool:

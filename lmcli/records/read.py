@@ -62,7 +62,9 @@ class RecordReader:
     def __iter__(self) -> Iterator[Record]:
         for source in self._inputs:
             with open_source(source) as chunks:
-                yield from self._iter_records(source, iter_utf8(chunks, self._options.encoding))
+                # What is shown and written as JSON must be text, whatever bytes the name has.
+                shown = source.encode(errors="backslashreplace").decode()
+                yield from self._iter_records(shown, iter_utf8(chunks, self._options.encoding))
 
     def _iter_records(self, source: str, chunks: Iterator[bytes]) -> Iterator[Record]:
         match self.format:
@@ -120,7 +122,7 @@ def resolve_format(inputs: Sequence[str], wanted: InputFormat | Literal["auto"] 
         return wanted
     formats = {_format_of(name): name for name in reversed(inputs)}
     if len(formats) > 1:
-        (one, one_name), (other, other_name) = list(formats.items())[:2]
+        (other, other_name), (one, one_name) = list(formats.items())[-2:]
         raise UsageError(
             f"the inputs are of different formats: {one_name} is {one}, {other_name} is {other}",
             hint="choose one with -I",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,9 +55,10 @@ def find_value(mapping: Mapping[str, Any], path: str) -> Any:
     """The value under the key `path`, else where the dotted path leads; KeyError if nowhere."""
     if path in mapping:
         return mapping[path]
-    value: Any = mapping
-    for key in path.split("."):
-        if not isinstance(value, Mapping):
-            raise KeyError(path)
-        value = value[key]
-    return value
+    # A key may hold dots itself: of `a.b.c` it may be `a`, or `a.b`.
+    for dot in (index for index, char in enumerate(path) if char == "."):
+        inner = mapping.get(path[:dot])
+        if isinstance(inner, Mapping):
+            with suppress(KeyError):
+                return find_value(inner, path[dot + 1 :])
+    raise KeyError(path)

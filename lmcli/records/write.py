@@ -95,10 +95,9 @@ class RecordWriter:
         return self._encode
 
     def _put(self, *lines: bytes) -> None:
-        data = b"".join(line + self._end for line in lines)
         if self._options.for_terminal:
-            data = escape_controls(data.decode()).encode()
-        self._stream.write(data)
+            lines = tuple(escape_controls(line.decode()).encode() for line in lines)
+        self._stream.write(b"".join(line + self._end for line in lines))
 
     def _encode_text(self, record: Record) -> Sequence[bytes]:
         if record.failure is not None:

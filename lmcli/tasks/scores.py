@@ -22,7 +22,8 @@ def softmax(logits: Floats) -> Floats:
 
 def sigmoid(logits: Floats) -> Floats:
     """1 / (1 + exp(-logit)) for each logit by itself."""
-    scores: Floats = np.reciprocal(1 + np.exp(-logits))
+    with np.errstate(over="ignore"):  # exp of a huge number is infinite, and its reciprocal right
+        scores: Floats = np.reciprocal(1 + np.exp(-logits))
     return scores
 
 

@@ -9,6 +9,8 @@ from lmcli.engine.tokenizer import Tokenizer
 
 Ints = npt.NDArray[np.int64]
 
+_SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's
+
 
 def starts_words(text: str, input_ids: Ints, offsets: Ints, tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
     """For each token whether it starts a word. input_ids: (tokens,), offsets: (tokens, 2).
@@ -20,6 +22,12 @@ def starts_words(text: str, input_ids: Ints, offsets: Ints, tokenizer: Tokenizer
         starts = [not tokenizer.token(token_id).startswith(mark) for token_id in input_ids.tolist()]
     else:
         starts = [_behind_space(text, start) for start, _ in offsets.tolist()]
+        # A byte-level vocabulary writes one character as several tokens, of which the first starts a word;
+        # a bare space mark shares its place with the character behind it.
+        for index in range(1, len(starts)):
+            same_place = (offsets[index] == offsets[index - 1]).all()
+            if same_place and tokenizer.token(int(input_ids[index - 1])) != _SPACE_MARK:
+                starts[index] = False
     return np.array(starts, np.bool_)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import lmcli
-from lmcli.bundle.manifest import MANIFEST_NAME, REBUILD, FileFacts
+from lmcli.bundle.manifest import MANIFEST_NAME, FileFacts
 from lmcli.bundle.store import (
     HASHED_AT_OPENING,
     Broken,
@@ -25,7 +25,7 @@ from lmcli.bundle.store import (
     verify,
 )
 from lmcli.bundle.write import file_facts, new_bundle, remove
-from lmcli.errors import BundleError, LmcliError, OutputError, UsageError
+from lmcli.errors import REBUILD, BundleError, LmcliError, OutputError, UsageError
 
 WriteBundle = Callable[..., Path]
 

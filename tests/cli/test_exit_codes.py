@@ -137,7 +137,6 @@ def test_74_output_fails(moods: Path, redirection: str, message: str) -> None:
     assert ended == Ended(74, "", message)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a traceback and exit code 70")
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
 @pytest.mark.parametrize("words", ["models", "models show sentiment-en", "models verify"])
 def test_74_output_of_models_fails(words: str, redirection: str) -> None:

@@ -59,14 +59,12 @@ def test_the_log_cannot_be_created(cli: Cli, moods: Path) -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the input is emptied before it is read")
 def test_the_log_never_replaces_an_input(cli: Cli, moods: Path) -> None:
     Path("in.txt").write_bytes(BROKEN)
     cli("sentiment", "-m", moods, "in.txt", "--errors", "in.txt")
     assert Path("in.txt").read_bytes() == BROKEN
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the log is lost")
 def test_the_log_is_not_the_output(cli: Cli, moods: Path) -> None:
     assert cli("sentiment", "-m", moods, "--errors", "out", "-o", "out", stdin=BROKEN).code != 1
 

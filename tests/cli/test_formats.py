@@ -152,7 +152,6 @@ def test_as_names_the_new_field(cli: Cli, moods: Path) -> None:
     assert ended == Ended(0, f'{{"text":"good","mood":{GOOD}}}\n', "")
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the cells of the new columns are empty")
 def test_as_takes_a_name_with_a_dot(cli: Cli, moods: Path) -> None:
     ended = cli("sentiment", "-m", moods, "--as", "a.b", "-O", "csv", stdin=b"good\n")
     assert ended.out == "text,a.b.label,a.b.score\ngood,POSITIVE,0.731059\n"
@@ -264,7 +263,6 @@ def test_lists_that_name_no_input(cli: Cli, moods: Path, listed: bytes, ended: E
     assert cli("sentiment", "-m", moods, "--files-from", "-", stdin=listed) == ended
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a traceback")
 @pytest.mark.parametrize(
     ("command", "options"),
     [("sentiment", ["-O", "jsonl"]), ("sentiment", ["--errors", "log"]), ("ner", ["--style", "spans"])],

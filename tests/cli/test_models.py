@@ -164,7 +164,6 @@ def other_inputs(bundle: Path) -> None:
     onnx.save(model, bundle / "model.onnx")
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a traceback and exit code 70")
 @pytest.mark.parametrize(
     ("damage", "changes"),
     [

@@ -99,11 +99,7 @@ def test_overlap_is_what_the_window_before_ends_with(folder: Path, text: str) ->
         (lambda: tiny.word_piece([*"[]", "SEP", "CLS", "PAD", "a"]), "a [SEP] [CLS][PAD]a"),
         (tiny.byte_level, "a [SEP] [CLS][PAD]a"),
         (tiny.byte_level, "[CLS]"),
-        pytest.param(
-            lambda: tiny.metaspace([*"▁a[]SEPCLAD"]),
-            "a [SEP] [CLS][PAD]a",
-            marks=pytest.mark.xfail(strict=True, reason="Unigram finds [SEP] in its own vocabulary"),
-        ),
+        (lambda: tiny.metaspace([*"▁a[]SEPCLAD"]), "a [SEP] [CLS][PAD]a"),
     ],
     ids=["word piece", "byte level", "alone", "unigram"],
 )
@@ -112,7 +108,7 @@ def test_control_tokens_in_the_text_are_text(folder: Path, build: Build, text: s
     [window] = windows_of(tokenizer, text)
     tokens = [tokenizer.token(token_id) for token_id in window.input_ids.tolist()]
     assert [tokens[0], tokens[-1]] == ["[CLS]", "[SEP]"]
-    assert not set(tokens[1:-1]) & set(tiny.SPECIAL)
+    assert not set(tokens[1:-1]) & (set(tiny.SPECIAL) - {"[UNK]"})
     assert window.special.tolist() == [True, *[False] * (len(tokens) - 2), True]
 
 
@@ -159,7 +155,6 @@ def _stop(_number: int, _frame: object) -> None:
     raise _StoppedError
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the tokenizer takes the signal for a failure of its own")
 def test_a_signal_is_no_reason_to_refuse_a_text(folder: Path) -> None:
     tokenizer = load(folder, tiny.word_level(WORDS), context_length=512)
     text = "good " * 2_500_000  # more than a second of work
@@ -185,7 +180,6 @@ def test_a_broken_file_is_refused(tmp_path: Path, content: bytes | None) -> None
         Tokenizer(path, context_length=8)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: rows are longer than the context, or a traceback")
 @pytest.mark.parametrize("context_length", [-1, 0, 1, 2])
 def test_a_context_without_room_for_text_is_refused(folder: Path, context_length: int) -> None:
     with pytest.raises(BundleError):

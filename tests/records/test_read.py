@@ -167,7 +167,7 @@ def test_formats_do_not_mix() -> None:
     with pytest.raises(UsageError) as refused:
         resolve_format(["a.txt", "b.txt", "c.csv"])
     assert (refused.value.message, refused.value.hint) == (
-        "the inputs are of different formats: c.csv is csv, a.txt is text",
+        "the inputs are of different formats: a.txt is text, c.csv is csv",
         "choose one with -I",
     )
 

@@ -114,7 +114,6 @@ def test_the_space_of_a_token_is_no_part_of_an_entity(tmp_path: Path) -> None:
     assert brief(found(path, "in Pa  ")) == [("LOC", "Pa", 3)]
 
 
-@pytest.mark.xfail(strict=True, reason="bug: an entity for each byte of a character")
 @pytest.mark.parametrize("strategy", ["first", "average", "max"])
 def test_a_character_of_several_tokens_is_one_entity(tmp_path: Path, strategy: str) -> None:
     built = tiny.byte_level()

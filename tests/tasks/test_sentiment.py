@@ -126,7 +126,6 @@ def test_windows_are_merged_by_their_new_tokens(tmp_path: Path, words: list[str]
     assert list(scores.values()) == [pytest.approx(score, abs=2e-6) for score in merged(words)]
 
 
-@pytest.mark.xfail(strict=True, reason="bug: ZeroDivisionError, the mean of windows without tokens")
 def test_a_long_text_without_tokens_has_a_label(tmp_path: Path) -> None:
     path = tiny.write_sentiment(tmp_path / "moods", {"good": (0, 1)}, tokenizer=tiny.word_piece(["good"]))
     assert found(path, "\x01" * 70_000) == {"label": "NEGATIVE", "score": 0.5}
