@@ -2,7 +2,19 @@
 
 import sys
 
-from lmcli.cli.app import run
+from lmcli.cli.signals import Stopped, stop_on_signals
+
+
+def main() -> int:
+    """Run the command line; the exit status."""
+    stop_on_signals()
+    try:
+        from lmcli.cli.app import run
+
+        return run()
+    except Stopped as stopped:  # while the command line itself was loading
+        return stopped.exit_code or 0
+
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(main())

@@ -123,14 +123,24 @@ def _check_kinds(facts: dict[str, Any], where: str) -> None:
                 f"{where}: unknown {name} {facts[name]!r}; this lmcli knows {', '.join(choices)}",
                 hint="upgrade lmcli, or export the model again with this version",
             )
-    if not all(type(item) is str for item in [*facts["labels"], *facts["inputs"]]):
+    if not facts["labels"] or not all(map(_is_text, [*facts["labels"], *facts["inputs"]])):
         raise BundleError(f"{where}: labels and inputs must be strings", hint=REBUILD)
+    if not 1 <= facts["context_length"] <= _MAX_CONTEXT:
+        raise BundleError(f"{where}: impossible context_length {facts['context_length']}", hint=REBUILD)
     for file_name, entry in facts["files"].items():
         if not _is_plain(file_name) or not _is_file_entry(entry):
             raise BundleError(f"{where}: bad entry for file {file_name!r}", hint=REBUILD)
 
 
 _JSON_NAMES = {str: "string", list: "array", bool: "boolean", int: "number", dict: "object"}
+
+
+_MAX_CONTEXT = 2**20
+
+
+def _is_text(item: object) -> bool:
+    """A string that can be written; JSON can also spell half of a surrogate pair."""
+    return type(item) is str and item.isprintable() and item != ""
 
 
 def _is_plain(name: str) -> bool:

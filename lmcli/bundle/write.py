@@ -127,12 +127,12 @@ def _publish(fresh: Path, target: Path, *, old: Path) -> None:
     """
     for path in [*fresh.iterdir(), fresh]:
         _sync(path)
-    if os.path.lexists(target):
-        target.rename(old)
     try:
+        if os.path.lexists(target):
+            target.rename(old)
         fresh.rename(target)
-    except OSError:
-        if os.path.lexists(old):
+    except BaseException:  # a signal, too, must not cost the old bundle
+        if os.path.lexists(old) and not os.path.lexists(target):
             old.rename(target)
         raise
     _sync(target.parent)

@@ -5,7 +5,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -14,15 +13,8 @@ import typer.core
 from lmcli import __version__
 from lmcli.cli import exporting, labelling, models
 from lmcli.cli.messages import say
-from lmcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, LmcliError
-
-
-class _Stopped(BaseException):
-    """A signal asks the run to stop. No Exception: nothing on the way may take it for a failure."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(exit_code)
-        self.exit_code = exit_code
+from lmcli.cli.signals import Stopped
+from lmcli.errors import EXIT_OK, LmcliError
 
 
 class _ReaderLeft(BaseException):
@@ -73,7 +65,6 @@ def _main(
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    _stop_on_signals()
     try:
         app(args=argv)
     except SystemExit as done:  # how Typer always leaves
@@ -81,28 +72,17 @@ def run(argv: Sequence[str] | None = None) -> int:
     except LmcliError as error:
         say(error.message, hint=error.hint)
         return error.exit_code
-    except _Stopped as stopped:
-        return stopped.exit_code
+    except Stopped as stopped:
+        return stopped.exit_code or EXIT_OK
     except _ReaderLeft:
         _die_of_sigpipe()
     except Exception:
+        if Stopped.exit_code is not None:  # C code that was interrupted raised something else
+            return Stopped.exit_code
         traceback.print_exc()
         say("this is a bug in lmcli: please report it with the lines above")
         return LmcliError.exit_code
     return EXIT_OK
-
-
-def _stop_on_signals() -> None:
-    """The first SIGINT or SIGTERM unwinds the run, so that temporary files go; the second kills."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise _Stopped(EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Whoever starts a job with signals ignored (nohup, a shell's &) means it.
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, stop)
 
 
 def _die_of_sigpipe() -> NoReturn:

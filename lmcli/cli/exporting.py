@@ -76,7 +76,7 @@ def export(
         allow_pickle=allow_pickle,
         force=force,
     )
-    name = name or Path(source.partition("@")[0]).name
+    name = name or _name_of(source)
     path = convert(
         source,
         name,
@@ -86,6 +86,11 @@ def export(
         progress=not quiet and sys.stderr is not None and sys.stderr.isatty(),
     )
     print_data(f"{path}\n")
+
+
+def _name_of(source: str) -> str:
+    """The last part of a directory's path, or of a hub id without its revision."""
+    return Path(source).resolve().name if Path(source).is_dir() else Path(source.partition("@")[0]).name
 
 
 def _check_extra() -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lmcli.cli.messages import print_data, say
+from lmcli.cli.messages import one_line, print_data, say
 from lmcli.errors import BundleError
+from lmcli.records.terminal import escape_controls
 
 if TYPE_CHECKING:
     from lmcli.bundle.store import Broken, Bundle
@@ -102,7 +103,7 @@ def _show(rows: Sequence[Mapping[str, Any]], *, hidden: Set[str] = frozenset()) 
         names = dict.fromkeys(name for row in rows for name in row if name not in hidden)
         _show_table([{name: str(row.get(name, "")) for name in names} for row in rows])
         return
-    print_data("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    print_data("".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows))
 
 
 def _show_table(rows: Sequence[Mapping[str, str]]) -> None:
@@ -114,8 +115,8 @@ def _show_table(rows: Sequence[Mapping[str, str]]) -> None:
         is_path = name in {"path", "bundle"}
         table.add_column(name, overflow="fold", no_wrap=not is_path)
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*(escape_controls(one_line(cell)) for cell in row.values()))
     console = Console(markup=False, highlight=False)
     with console.capture() as capture:
         console.print(table)
-    print_data(capture.get())
+    print_data(capture.get(), styled=True)

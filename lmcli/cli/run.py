@@ -57,9 +57,10 @@ def _pump(
     """Move every record through `task` to its slot in the output; how many failed."""
     reader = RecordReader(inputs, _read_options(streams, task))
     started, count = time.monotonic(), 0
+    lists = [name for name in (streams.files_from, streams.files0_from) if name is not None]
     with (
-        Failures(streams, inputs) as failures,
-        open_output(streams.output, inputs=inputs, force=streams.force) as output,
+        Failures(streams, [*inputs, *lists]) as failures,
+        open_output(streams.output, inputs=[*inputs, *lists], force=streams.force) as output,
         progress(wanted=not streams.quiet and not _shows_data(streams)) as advance,
     ):
         writer = RecordWriter(
@@ -67,7 +68,7 @@ def _pump(
         )
         for count, record in enumerate(task(reader), start=1):
             writer.write(record)
-            if streams.output is None:  # whoever reads the pipe wants each result as soon as it is there
+            if output.is_live:  # whoever reads it wants each result as soon as it is there
                 writer.flush()
             failures.note(record)
             advance(count)

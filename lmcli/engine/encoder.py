@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import TokenizeError, Tokenizer, Window
+from lmcli.errors import REBUILD, BundleError
 
 Logits = npt.NDArray[np.float32]
 
@@ -59,6 +60,9 @@ class Encoder:
     """A classification graph with its tokenizer, run by `threads` threads. A context manager."""
 
     def __init__(self, session: Session, tokenizer: Tokenizer, *, threads: int) -> None:
+        """Raises BundleError for a graph without logits."""
+        if "logits" not in session.outputs:
+            raise BundleError("the graph has no output `logits`", hint=REBUILD)
         self.tokenizer = tokenizer
         self._session = session
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="encoder")
@@ -75,16 +79,16 @@ class Encoder:
         windows = dict(zip(texts, self.tokenizer.windows(texts), strict=True))
         rows = [row for found in windows.values() if isinstance(found, list) for row in found]
         batches = list(equal_batches([len(row.input_ids) for row in rows], self._batch_tokens))
-        logits = [
-            self._workers.submit(self.run, np.stack([rows[index].input_ids for index in batch]))
-            for batch in batches
-        ]
+        logits = [self._workers.submit(self._run_rows, [rows[index] for index in batch]) for batch in batches]
         return Job(windows, batches, logits)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded | TokenizeError]:
         """Run each text through the graph: its logits, or why the tokenizer refuses it, in order."""
         results = self.submit(list(dict.fromkeys(texts))).results()
         return [results[text] for text in texts]
+
+    def _run_rows(self, rows: Sequence[Window]) -> Logits:
+        return self.run(np.stack([row.input_ids for row in rows]))
 
     def logits_shape(self) -> tuple[int, ...]:
         """The shape of the logits for one row of one token. Raises BundleError if the graph fails."""

@@ -8,9 +8,15 @@ from typing import Any
 
 import numpy.typing as npt
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    RuntimeException,
+)
 
 from lmcli.engine.devices import CPU, Device, cuda_session
-from lmcli.errors import REBUILD, BundleError
+from lmcli.errors import REBUILD, BundleError, UnavailableError
 
 Array = npt.NDArray[Any]
 
@@ -38,8 +44,10 @@ class Session:
         try:
             wanted = {name: feeds[name] for name in self.inputs}
             return dict(zip(self.outputs, self._session.run(self.outputs, wanted), strict=True))
-        except Exception as error:  # ONNX Runtime raises plain exceptions of many kinds here
+        except (KeyError, InvalidArgument, InvalidGraph, Fail) as error:
             raise BundleError(f"the graph fails: {_first_line(error)}", hint=REBUILD) from error
+        except RuntimeException as error:  # what the machine lacks, memory above all
+            raise UnavailableError(f"the graph cannot run here: {_first_line(error)}") from error
 
 
 def _options() -> onnxruntime.SessionOptions:

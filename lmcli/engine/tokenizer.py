@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,10 @@ import tokenizers
 
 from lmcli.errors import REBUILD, BundleError
 
-# An Encoding costs about a hundred bytes a token, so texts are encoded in portions; longer texts than a piece
-# are taken apart at white space first.
-_PORTION_CHARS = 1 << 20
+# An Encoding costs about a hundred bytes a token, and nothing interrupts the Rust side, so texts are encoded
+# in portions of a fraction of a second; longer texts than a piece are taken apart at white space first.
+_PORTION_CHARS = 1 << 18
 _PIECE_CHARS = 1 << 16
-
 
 _UNKNOWN = ("<unk>", "[UNK]", "<|unk|>")
 
@@ -46,12 +46,15 @@ class Tokenizer:
         """Load the tokenizer. Raises BundleError if it is broken."""
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the Rust side raises plain exceptions
+        except BaseException as error:
+            if not is_refusal(error):
+                raise
             raise BundleError(f"{path}: not a tokenizer: {error}", hint=REBUILD) from error
         # Text is data: what looks like a control token in it must not become one. Some vocabularies hold
         # control tokens as pieces, too; those become the unknown token.
         self._tokenizer.encode_special_tokens = True
-        self._unknown = next(filter(None, map(self._tokenizer.token_to_id, _UNKNOWN)), None)
+        known = (self._tokenizer.token_to_id(token) for token in _UNKNOWN)
+        self._unknown = next((token_id for token_id in known if token_id is not None), None)
         added = self._tokenizer.get_added_tokens_decoder().items()
         controls = {token_id for token_id, token in added if token.special} - {self._unknown}
         self._controls = np.array(sorted(controls), np.int64)
@@ -74,24 +77,33 @@ class Tokenizer:
 
     def windows(self, texts: Sequence[str]) -> list[list[Window] | TokenizeError]:
         """The windows of each text, or why it has none, in order."""
-        results: list[list[Window] | TokenizeError] = []
-        for portion in _portions(texts):
-            results.extend(self._encode(portion))
+        results: list[list[Window] | TokenizeError] = [[] for _ in texts]
+        for portion in _portions(
+            [piece for index, text in enumerate(texts) for piece in _pieces(index, text)]
+        ):
+            for piece, windows in zip(portion, self._encode(portion), strict=True):
+                found = results[piece.text]
+                if isinstance(windows, TokenizeError):
+                    results[piece.text] = windows
+                elif isinstance(found, list):
+                    found.extend(windows)
         return results
 
-    def _encode(self, texts: Sequence[str]) -> Iterator[list[Window] | TokenizeError]:
-        pieces = [_pieces(text) for text in texts]
+    def _encode(self, pieces: Sequence[_Piece]) -> Iterator[list[Window] | TokenizeError]:
         try:
-            encodings = iter(self._encode_batch([piece for parts in pieces for _, piece in parts]))
-        except TokenizeError as error:
-            if len(texts) == 1:
-                yield error
+            encodings = self._tokenizer.encode_batch([piece.content for piece in pieces])
+            yield from [
+                list(self._windows(encoding, piece.start))
+                for piece, encoding in zip(pieces, encodings, strict=True)
+            ]
+        except BaseException as error:
+            if not is_refusal(error):
+                raise
+            if len(pieces) == 1:
+                yield TokenizeError(f"the tokenizer refuses the text: {error}")
                 return
-            for text in texts:  # one of them is to blame: the others must not suffer
-                yield from self._encode([text])
-            return
-        for starts in pieces:
-            yield [window for start, _ in starts for window in self._windows(next(encodings), start)]
+            for piece in pieces:  # one of them is to blame: the others must not suffer
+                yield from self._encode([piece])
 
     def _windows(self, encoding: tokenizers.Encoding, start: int) -> Iterator[Window]:
         for index, part in enumerate([encoding, *encoding.overflowing]):
@@ -99,40 +111,48 @@ class Tokenizer:
             special = np.array(part.special_tokens_mask, np.bool_)
             offsets = np.array(part.offsets, np.int64).reshape(-1, 2)
             offsets[~special] += start
-            if self._unknown is not None:
-                input_ids[~special & np.isin(input_ids, self._controls)] = self._unknown
+            controls = ~special & np.isin(input_ids, self._controls)
+            if controls.any():
+                if self._unknown is None:
+                    raise ValueError("it holds a control token")
+                input_ids[controls] = self._unknown
             yield Window(input_ids, offsets, special, self.stride if index else 0)
 
-    def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        try:
-            return list(self._tokenizer.encode_batch(texts))
-        except BaseException as error:
-            # A panic of the Rust side is no Exception; a signal that ends the run is none either.
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise TokenizeError(f"the tokenizer refuses the text: {error}") from error
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the Rust side refuses its input: a panic of it is no Exception, but neither is a signal."""
+    return isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"
 
 
-def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Runs of texts that together stay below the portion's size, or hold a single text."""
+class _Piece(NamedTuple):
+    """A text, or a part of a long one."""
+
+    text: int
+    """Which text."""
+    start: int
+    """Where in it."""
+    content: str
+
+
+def _portions(pieces: Sequence[_Piece]) -> Iterator[Sequence[_Piece]]:
+    """Runs of pieces that together stay below the portion's size."""
     first = size = 0
-    for index, text in enumerate(texts):
-        if index > first and size + len(text) > _PORTION_CHARS:
-            yield texts[first:index]
+    for index, piece in enumerate(pieces):
+        if index > first and size + len(piece.content) > _PORTION_CHARS:
+            yield pieces[first:index]
             first, size = index, 0
-        size += len(text)
-    if first < len(texts):
-        yield texts[first:]
+        size += len(piece.content)
+    if first < len(pieces):
+        yield pieces[first:]
 
 
-def _pieces(text: str) -> list[tuple[int, str]]:
-    """A text as (start, piece) pairs, cut before white space where there is any."""
-    pieces = []
+def _pieces(index: int, text: str) -> Iterator[_Piece]:
+    """Cut a text before white space where there is any."""
     start = 0
     while len(text) - start > _PIECE_CHARS:
         end = start + _PIECE_CHARS
         space = max(text.rfind(" ", start + 1, end), text.rfind("\n", start + 1, end))
         end = space if space > start else end
-        pieces.append((start, text[start:end]))
+        yield _Piece(index, start, text[start:end])
         start = end
-    return [*pieces, (start, text[start:])]
+    yield _Piece(index, start, text[start:])

@@ -143,6 +143,7 @@ def load_model(checkpoint: Checkpoint, config: Config, task: Task) -> PreTrained
     except Exception as error:  # the code of hundreds of architectures, on values from anywhere
         raise _rejected("the weights do not fit config.json", error) from error
     _check_complete(found["missing_keys"], model.base_model_prefix)
+    _check_fits(found["unexpected_keys"], model.base_model_prefix)
     return model.eval()
 
 
@@ -263,6 +264,24 @@ def _check_complete(missing: list[str], base: str) -> None:
         f"the checkpoint has no trained classifier head: {listed} missing",
         hint="export a model that was fine-tuned for the task",
     )
+
+
+def _check_fits(unexpected: list[str], base: str) -> None:
+    """Raises ExportError when the body has weights without a place: then config.json describes another one.
+
+    Heads of other tasks and poolers are left out on purpose.
+    """
+    body = sorted(
+        key
+        for key in unexpected
+        if key.startswith(f"{base}.") and not key.endswith("position_ids") and ".pooler." not in key
+    )
+    if body:
+        listed = ", ".join(body[:4]) + (", ..." if len(body) > 4 else "")
+        raise ExportError(
+            f"the checkpoint has weights that its config.json has no place for: {listed}",
+            hint="get the checkpoint again: its files belong to different models",
+        )
 
 
 def _read_json(path: Path) -> Config:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lmcli.engine.tokenizer import is_refusal
 from lmcli.errors import ExportError
 from lmcli.export.source import Checkpoint
 
@@ -39,7 +40,9 @@ def load_source_tokenizer(checkpoint: Checkpoint, config: Mapping[str, Any], scr
     _sanitize(scratch / "tokenizer_config.json")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(scratch, trust_remote_code=False)
-    except Exception as error:  # whatever the files made transformers, sentencepiece or tokenizers raise
+    except BaseException as error:  # whatever the files made transformers, sentencepiece or tokenizers raise
+        if not is_refusal(error):
+            raise
         raise ExportError(f"{checkpoint.id}: the tokenizer cannot be loaded: {error}") from error
     if not tokenizer.is_fast:
         raise ExportError(

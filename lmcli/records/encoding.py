@@ -12,7 +12,12 @@ from lmcli.errors import DataError, UsageError
 from lmcli.records.record import Failure
 from lmcli.records.sniff import sniff
 
-BOMS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+BOMS = {
+    codecs.BOM_UTF32_LE: "utf-32-le",  # begins as UTF-16's does: the longest mark counts
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 _MARK = "\udcff"
 _MARK_BYTES = _MARK.encode("utf-8", "surrogatepass")
 

@@ -1,6 +1,5 @@
 """`ErrorLog`: the failed records of a run as JSON Lines, with what they were read from."""
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Self
 
 import orjson
 
-from lmcli.errors import OutputError
+from lmcli.errors import OutputError, UsageError
 from lmcli.records.jsonl import input_of
-from lmcli.records.output import Output, check_is_no_input, create
+from lmcli.records.output import STDOUT, Output, check_is_no_input, create, is_same_file
 from lmcli.records.record import Record
 
 
@@ -24,8 +23,10 @@ class ErrorLog:
 
     def __init__(self, path: str, *, inputs: Sequence[str] = (), output: str | None = None) -> None:
         """Create the file. Raises OutputError where it cannot be, or would destroy an input or the output."""
+        if path == STDOUT:
+            raise UsageError("the log of failed records goes to a file, not to standard output")
         check_is_no_input(path, inputs)
-        if output is not None and os.path.realpath(output) == os.path.realpath(path):
+        if is_same_file(path, output):
             raise OutputError(f"{path} cannot be both the output and the log of its errors")
         self._file = create(Path(path), "wb", shown=path)
         self._output = Output(self._file, path)

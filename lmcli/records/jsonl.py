@@ -54,13 +54,13 @@ def carry(record: Record) -> bytes:
 def encode(record: Record, original: Mapping[str, Any]) -> bytes:
     """A new object: the original values, then the record's fields or its failure.
 
-    An original that fails and has an `error` of its own goes whole, as a string, into
-    `error.input`: neither error hides the other and no digit is lost.
+    What is no object, or has an `error` of its own, goes whole, as a string, into `error.input`: neither
+    error hides the other, and nothing is lost.
     """
     if record.failure is None:
         return orjson.dumps({**original, **record.fields})
     error = _error(record)
-    if "error" in original:
+    if "error" in original or not original:
         original = {}
         error["input"] = input_of(record)
     return orjson.dumps({**original, **record.fields, "error": error})

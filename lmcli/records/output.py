@@ -14,7 +14,8 @@ from lmcli.errors import OutputError, StreamError
 from lmcli.records.compression import codec_of
 from lmcli.records.source import STDIN, reason
 
-_STDOUT = (None, "-", "/dev/stdout")
+STDOUT = "-"
+_STDOUT = (None, STDOUT, "/dev/stdout")
 
 
 class Output:
@@ -23,11 +24,13 @@ class Output:
     A failed write raises StreamError, or BrokenPipeError once the reader has left.
     """
 
-    def __init__(self, stream: IO[bytes], name: str) -> None:
+    def __init__(self, stream: IO[bytes], name: str, *, is_live: bool = True) -> None:
         codec = codec_of(name)
         self._stream = stream
         self._writer: IO[bytes] | BufferedIOBase = codec.open_writer(stream) if codec else stream
         self._name = name
+        self.is_live = is_live
+        """Whether somebody may read the output while it is written."""
         self.has_failed = False
         """Whether a write failed; what is buffered then cannot be written either."""
 
@@ -89,6 +92,15 @@ def create(path: Path, mode: str, *, shown: str) -> IO[bytes]:
         raise OutputError(f"cannot create {shown}: {reason(error)}") from error
 
 
+def is_same_file(path: str, output: str | None) -> bool:
+    """Whether a log at `path` would share its file with the output."""
+    if output not in _STDOUT and os.path.realpath(str(output)) == os.path.realpath(path):
+        return True
+    log, written = _status(path), _status_of_stream(sys.stdout) if output in _STDOUT else _status(output)
+    regular = log is not None and stat.S_ISREG(log.st_mode)
+    return regular and log is not None and written is not None and os.path.samestat(log, written)
+
+
 def check_is_no_input(path: str | None, inputs: Sequence[str]) -> None:
     """Raise OutputError if writing to `path` would destroy one of `inputs`."""
     output = _status_of_stream(sys.stdout) if path in _STDOUT else _status(path)
@@ -98,7 +110,7 @@ def check_is_no_input(path: str | None, inputs: Sequence[str]) -> None:
         status = _status_of_stream(sys.stdin) if name == STDIN else _status(name)
         if status is not None and os.path.samestat(status, output):
             shown = "standard output" if path in _STDOUT else path
-            raise OutputError(f"{shown} is also an input", hint="write to another file, or use --force")
+            raise OutputError(f"{shown} is also an input", hint="write to another file")
 
 
 @contextmanager
@@ -132,7 +144,7 @@ def _open_replacement(path: str) -> Iterator[Output]:
     stream = create(temporary, "xb", shown=path)
     try:
         _keep_mode(stream, target)  # before the first byte: the old file may be private
-        with _finishing(Output(stream, path)) as output:
+        with _finishing(Output(stream, path, is_live=False)) as output:
             yield output
         with output.watching():
             os.fsync(stream.fileno())

@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from lmcli.records.encoding import decode
@@ -16,6 +17,7 @@ from lmcli.records.split import without_ending
 TableFormat = Literal["csv", "tsv"]
 DELIMITERS: dict[TableFormat, bytes] = {"csv": b",", "tsv": b"\t"}
 
+_ROW_LINES = 10_000
 _CELL_LIMIT = 2**31 - 1  # the largest that fits a C long everywhere
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
@@ -78,24 +80,26 @@ def _iter_tsv(lines: Iterable[bytes]) -> Iterator[Row]:
 
 def _iter_csv(lines: Iterable[bytes]) -> Iterator[Row]:
     csv.field_size_limit(_CELL_LIMIT)
-    consumed: list[bytes] = []
-    rows = csv.reader(_lines_for_csv(lines, consumed), strict=True)
-    number = 1
+    coming, number = iter(lines), 1
     while True:
+        consumed: list[bytes] = []
         failure = None
         try:
-            cells = next(rows, None)
+            cells = next(csv.reader(_lines_for_csv(coming, consumed), strict=True), None)
         except csv.Error as error:
+            # A stray quote must not swallow what follows: the row ends with its first line.
             cells, failure = [], Failure("invalid_csv", f"not valid CSV: {error}")
+            coming, consumed = chain(consumed[1:], coming), consumed[:1]
         if cells is None:
             return
         raw = b"".join(consumed).rstrip(b"\r\n")  # to csv a CR at the very end is a line ending
         yield Row(number, raw, cells, decode(raw)[1] or failure)
         number += len(consumed)
-        consumed.clear()
 
 
-def _lines_for_csv(lines: Iterable[bytes], consumed: list[bytes]) -> Iterator[str]:
+def _lines_for_csv(lines: Iterator[bytes], consumed: list[bytes]) -> Iterator[str]:
     for line in lines:
         consumed.append(line)
+        if len(consumed) > _ROW_LINES:
+            raise csv.Error(f"a quoted cell goes on for more than {_ROW_LINES} lines")
         yield line.decode(errors="surrogateescape")  # an invalid byte must not end the table

@@ -13,7 +13,8 @@ def iter_windows(
     """Read ahead in a thread and hand out what has come, in order.
 
     A window is handed out when it holds `max_records` records or `max_chars` characters, when
-    nothing new has come for `patience` seconds, or at the end. An empty one says that nothing more is
+    nothing new has come for `patience` seconds, when its first record has waited for half a second,
+    or at the end. An empty one says that nothing more is
     there for now, or at all: who still works on a window had better finish it. Where windows begin
     and end depends on timing, so they may only ever be a hint: results must not depend on it. An
     exception of the producer is raised here, after the records before it. The thread never outlives
@@ -37,6 +38,10 @@ def iter_windows(
         raise buffer.error
 
 
+# A steady trickle must not keep its first record waiting for a full window.
+_MOST_PATIENCE = 0.5
+
+
 class _Buffer:
     """The next window, between the thread that fills it and the one that takes it."""
 
@@ -46,7 +51,7 @@ class _Buffer:
         self._max_chars = max_chars
         self._records: list[Record] = []
         self._num_chars = 0
-        self._last_put = 0.0
+        self._first_put = self._last_put = 0.0
         self._is_over = False
         self._changed = threading.Condition()
 
@@ -70,10 +75,11 @@ class _Buffer:
         """The next window, once something is there; empty at the end."""
         with self._changed:
             while not self._is_ready():
-                quiet = time.monotonic() - self._last_put
-                if quiet >= patience:
+                now = time.monotonic()
+                deadline = min(self._last_put + patience, self._first_put + _MOST_PATIENCE)
+                if now >= deadline:
                     break
-                self._changed.wait_for(self._is_ready, timeout=patience - quiet)
+                self._changed.wait_for(self._is_ready, timeout=deadline - now)
             window, self._records, self._num_chars = self._records, [], 0
             self._changed.notify()
             return window
@@ -92,6 +98,8 @@ class _Buffer:
             self._records.append(record)
             self._num_chars += len(record.text)
             self._last_put = time.monotonic()
+            if len(self._records) == 1:
+                self._first_put = self._last_put
             if len(self._records) == 1 or self._is_full():  # all that a taker waits for
                 self._changed.notify()
             return True

@@ -58,7 +58,7 @@ class Sentiment:
         found = record.fields[self.adds]
         if found["label"] is None:
             return [""]
-        label = ",".join(found.get("labels") or [found["label"]])
+        label = ",".join(found["labels"]) or "-" if self._multi_label else found["label"]
         scores = ",".join(f"{name}={score:.4f}" for name, score in found.get("scores", {}).items())
         score = f"{found['score']:.4f}"
         return ["\t".join([label, score, *([scores] if scores else []), record.text])]

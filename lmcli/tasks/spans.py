@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 Strategy = Literal["first", "average", "max", "simple"]
 OUTSIDE = "O"
+_SCHEMES = ("BI", "BIES", "BILU", "BMES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,15 @@ class Entity:
 class Labels:
     """The label names of a model, read as a tagging scheme.
 
-    IO, IOB1, IOB2, BIOES and BILOU prefixes are understood, and names without prefix. As the IOB schemes
+    IO, IOB1, IOB2, BIOES, BILOU and BMES prefixes are understood, and names without prefix. As IOB1 and IOB2
     differ only in where they write B, one rule serves them: an entity begins at B or where the name changes.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        prefixes = {name[0] for name in names if name[1:2] == "-"}
-        known = "BIESLU" if prefixes & set("ESLU") else "BI"
+        prefixes = {name[:2] for name in names if name != OUTSIDE}
+        # Beyond B and I only where all names agree: E-MAIL may be the name of a label.
+        fits = (known for known in _SCHEMES if prefixes <= {f"{prefix}-" for prefix in known})
+        known = next(fits, "BI")
         self._roles = [name[0] if name[1:2] == "-" and name[0] in known else "I" for name in names]
         self._entities = [name[2:] if name[1:2] == "-" and name[0] in known else name for name in names]
 

@@ -33,7 +33,11 @@ def starts_words(text: str, input_ids: Ints, offsets: Ints, tokenizer: Tokenizer
 
 def _behind_space(text: str, start: int) -> bool:
     """A token starts a word if white space stands before it or is its first character (`▁Paris`)."""
-    return start == 0 or any(char.isspace() for char in text[start - 1 : start + 1]) or _unspaced(text[start])
+    return (
+        start == 0
+        or any(char.isspace() for char in text[start - 1 : start + 1])
+        or _unspaced(text[start : start + 1])
+    )
 
 
 def _unspaced(char: str) -> bool:

@@ -113,7 +113,7 @@ def test_69_unavailable_device(cli: Cli, moods: Path) -> None:
         (".", "lmcli: cannot write .: it is a directory\n"),
         (
             "in.txt",
-            "lmcli: in.txt is also an input\n       write to another file, or use --force\n",
+            "lmcli: in.txt is also an input\n       write to another file\n",
         ),
     ],
     ids=["no folder", "folder", "input"],

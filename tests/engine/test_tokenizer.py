@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -203,3 +204,25 @@ def test_continuation_mark(folder: Path, build: Build, mark: str) -> None:
 def test_token_spells_an_id(folder: Path) -> None:
     tokenizer = load(folder, tiny.word_piece(["a", "##b"]))
     assert [tokenizer.token(token_id) for token_id in (2, 4, 5, 99)] == ["[CLS]", "a", "##b", ""]
+
+
+@pytest.mark.parametrize("unknown_first", [True, False])
+def test_control_tokens_become_the_unknown_token_whatever_its_id(folder: Path, unknown_first: bool) -> None:
+    special = [("<unk>", 0.0), ("</s>", 0.0)] if unknown_first else [("</s>", 0.0), ("<unk>", 0.0)]
+    built = tokenizers.Tokenizer(
+        tokenizers.models.Unigram([*special, ("a", -1.0)], unk_id=0 if unknown_first else 1)
+    )
+    built.add_special_tokens(["</s>"])
+    [window] = windows_of(load(folder, built, context_length=16), "a</s>a")
+    tokens = ["a", "<unk>", "a"]
+    assert [built.id_to_token(token_id) for token_id in window.input_ids.tolist()] == tokens
+
+
+def test_a_panic_while_loading_is_a_broken_bundle(folder: Path) -> None:
+    load(folder, tiny.word_level(["a"]), context_length=16)
+    path = folder / "tokenizer.json"
+    facts = json.loads(path.read_text())
+    facts["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "/////w=="}
+    path.write_text(json.dumps(facts))
+    with pytest.raises(BundleError, match="not a tokenizer"):
+        Tokenizer(path, context_length=16)

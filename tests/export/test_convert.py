@@ -216,3 +216,30 @@ def test_a_checkpoint_without_a_known_task_is_refused(tmp_path: Path, run_export
     with pytest.raises(ExportError, match="was trained for no task that lmcli runs"):
         run_export(checkpoint)
     assert run_export(checkpoint, task="text-classification", precision="fp32").tier == "fast"
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, run_export: Export) -> None:
+    from safetensors.torch import load_file, save_file
+
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "bert")
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["classifier.bias"][0] = float("nan")
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ExportError, match="differs from the source model: max difference nan"):
+        run_export(checkpoint, precision="fp32")
+
+
+def test_weights_without_a_place_are_refused(tmp_path: Path, run_export: Export) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "bert")
+    config = json.loads((checkpoint / "config.json").read_text()) | {"num_hidden_layers": 1}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError, match=r"weights that its config\.json has no place for: bert\.encoder"):
+        run_export(checkpoint)
+
+
+def test_one_line_is_enough_to_prove_on(tmp_path: Path, run_export: Export) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "bert")
+    assert (
+        run_export(checkpoint, lines=("Best purchase I have made in years.",)).proof["tokenizer"]["lines"]
+        == 1
+    )

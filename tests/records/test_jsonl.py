@@ -157,7 +157,7 @@ def test_carry_without_news_is_the_original() -> None:
         ),
         pytest.param(
             None,
-            b'{"ner":[],"error":{"code":"too_long","message":"900","source":"in","line":7}}',
+            b'{"ner":[],"error":{"code":"too_long","message":"900","source":"in","line":7,"input":""}}',
             id="no object",
         ),
         pytest.param(

@@ -87,12 +87,23 @@ def test_a_bad_row_fails_alone(table_format: TableFormat, data: bytes, bad: Row)
     assert (first, second.cells) == (bad, ["ok"])
 
 
-def test_a_quote_never_closed_takes_the_rest() -> None:
+def test_a_quote_never_closed_costs_its_own_line_only() -> None:
     failure = Failure("invalid_csv", "not valid CSV: unexpected end of data")
-    assert rows_of(b'ok\n"a\nb\n', "csv") == [
+    assert rows_of(b'ok\n"a\nb\nc\n', "csv") == [
         Row(1, b"ok", ["ok"]),
-        Row(2, b'"a\nb', [], failure),
+        Row(2, b'"a', [], failure),
+        Row(3, b"b", ["b"]),
+        Row(4, b"c", ["c"]),
     ]
+
+
+def test_a_quote_is_not_looked_for_in_the_whole_file() -> None:
+    lines = b"".join(b"%d\n" % number for number in range(12_000))
+    rows = rows_of(b'"a\n' + lines, "csv")
+    assert rows[0].failure == Failure(
+        "invalid_csv", "not valid CSV: a quoted cell goes on for more than 10000 lines"
+    )
+    assert [row.cells for row in rows[1:]] == [[str(number)] for number in range(12_000)]
 
 
 def test_a_cell_may_be_large() -> None:

@@ -134,3 +134,16 @@ def test_a_blocked_producer_does_not_keep_the_process() -> None:
         process.stdin.flush()
         assert process.stdout.read() == b"['one']\n"
         assert process.wait(LONG) == 0
+
+
+def test_a_steady_trickle_does_not_wait_for_a_full_window() -> None:
+    stop = threading.Event()
+
+    def trickle() -> Iterator[Record]:
+        while not stop.wait(0.02):
+            yield Record("drop")
+
+    windows = iter_windows(trickle(), max_records=10_000, max_chars=10_000, patience=LONG)
+    assert 0 < len(next(windows)) < 10_000  # at half a second, long before the patience is over
+    stop.set()
+    windows.close()

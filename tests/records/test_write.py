@@ -75,7 +75,7 @@ def test_text_has_one_slot_for_each_record(to: OutputFormat, slots: bytes) -> No
             b'{"n":1.00,"s":{"label":"pos","score":0.5}}',
             id="object",
         ),
-        pytest.param("jsonl", None, failed("a"), b"{" + ERROR + b"}", id="failed line"),
+        pytest.param("jsonl", None, failed("a"), b"{" + ERROR[:-1] + b',"input":"a"}}', id="failed line"),
         pytest.param("jsonl", None, Record(""), b"{}", id="blank line"),
         pytest.param(
             "csv",
@@ -91,7 +91,7 @@ def test_text_has_one_slot_for_each_record(to: OutputFormat, slots: bytes) -> No
             b'{"id":"01","text":"a",' + ERROR + b"}",
             id="failed row",
         ),
-        pytest.param("csv", HEADER, failed("01"), b"{" + ERROR + b"}", id="ragged row"),
+        pytest.param("csv", HEADER, failed("01"), b"{" + ERROR[:-1] + b',"input":"01"}}', id="ragged row"),
         pytest.param(
             "tsv",
             Header(b"text\terror", ("text", "error")),

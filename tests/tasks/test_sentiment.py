@@ -215,7 +215,7 @@ def test_text_form(moods: Path, text: str, options: dict[str, Any], line: str) -
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("idiot buy the", "rude,spam\t0.8808\tidiot buy the"), ("the", "rude\t0.2689\tthe")],
+    [("idiot buy the", "rude,spam\t0.8808\tidiot buy the"), ("the", "-\t0.2689\tthe")],
     ids=["labels", "none from the threshold on"],
 )
 def test_text_form_of_several_labels(topics: Path, text: str, line: str) -> None:

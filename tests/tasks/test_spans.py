@@ -110,3 +110,18 @@ def test_a_label_inside_a_word_splits_it_for_simple_only() -> None:
     tokens, labels = tokens_of(rows, "w.."), Labels(IOB)
     assert [(each.start, each.end) for each in decode(tokens, labels, "simple")] == [(0, 1), (2, 5)]
     assert [(each.start, each.end) for each in decode(tokens, labels, "first")] == [(0, 5)]
+
+
+@pytest.mark.parametrize(
+    ("names", "entities"),
+    [
+        (["O", "E-MAIL", "PHONE"], ["O", "E-MAIL", "PHONE"]),
+        (["O", "B-PER", "M-PER", "E-PER", "S-PER"], ["O", "PER", "PER", "PER", "PER"]),
+        (["O", "B-PER", "I-PER", "L-PER", "U-PER"], ["O", "PER", "PER", "PER", "PER"]),
+        (["O", "B-PER", "I-PER", "MISC"], ["O", "PER", "PER", "MISC"]),
+    ],
+    ids=["no scheme", "BMES", "BILOU", "IOB with a plain name"],
+)
+def test_prefixes_count_only_where_all_names_agree(names: list[str], entities: list[str]) -> None:
+    labels = Labels(names)
+    assert [labels.entity(label) for label in range(len(names))] == entities
