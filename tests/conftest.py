@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,11 @@ def strict_moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A token classifier that knows two persons and two places."""
     return tiny.write_ner(tmp_path_factory.mktemp("bundles") / "names")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals_as_in_a_terminal() -> None:
+    """A job in the background ignores SIGINT, and so would every process that a test starts."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)

@@ -35,7 +35,7 @@ def run_task(streams: Streams, task_name: TaskName, make_task: MakeTask, *, styl
     """
     inputs = _inputs(streams)
     check_inputs(inputs)  # before a model is loaded in vain
-    resolve_format(inputs, streams.input_format)
+    _check_options(streams, resolve_format(inputs, streams.input_format))
     device, threads = parse_device(streams.device), streams.threads or num_cores()
     report = _reporter(streams)
     bundle = open_bundle(streams.model, task=task_name)
@@ -93,6 +93,16 @@ def _inputs(streams: Streams) -> list[str]:
     if sys.stdin is not None and sys.stdin.isatty():
         raise UsageError("no input", hint="name files, or pipe text in; `-` reads the terminal")
     return [STDIN]
+
+
+def _check_options(streams: Streams, input_format: InputFormat) -> None:
+    """Refuse options that say what the input is not: a CSV on stdin would be labelled line by line."""
+    if input_format == "text" and streams.field != Streams.field:
+        raise UsageError(
+            "--field is for JSONL, CSV and TSV, but the input is text", hint="name its format: -I"
+        )
+    if input_format != "text" and streams.by != Streams.by:
+        raise UsageError(f"--by is for text, but the input is {input_format}", hint="or read it with -I text")
 
 
 def _reporter(streams: Streams) -> Callable[[str], None]:

@@ -35,8 +35,12 @@ def run(*argv: object, stdin: bytes = b"", **settings: Any) -> Ended:
 
 
 def start(*argv: object, **settings: Any) -> subprocess.Popen[bytes]:
-    """Start lmcli as a process, with pipes unless `settings` say otherwise."""
+    """Start lmcli as a process, with pipes unless `settings` say otherwise.
+
+    The pipes have no buffers here: `communicate` would lose what `readline` had read ahead.
+    """
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    pipes["bufsize"] = 0
     return subprocess.Popen(command(*argv), **(pipes | settings))
 
 
