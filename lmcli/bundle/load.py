@@ -20,9 +20,12 @@ def load_encoder(bundle: Bundle, device: Device, *, threads: int, report: Callab
     bundle cannot run on `device`.
     """
     with ThreadPoolExecutor(1) as worker:
-        session = worker.submit(_open_session, bundle, device, report)
+        opening = worker.submit(_open_session, bundle, device, report)
         tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=bundle.manifest.context_length)
-        encoder = Encoder(session.result(), tokenizer, threads=threads)
+        session = opening.result()
+    if sorted(session.inputs) != sorted(bundle.manifest.inputs):
+        raise BundleError(f"{bundle.path}: the graph takes {', '.join(session.inputs)}", hint=REBUILD)
+    encoder = Encoder(session, tokenizer, threads=threads)
     _check_fits(encoder, bundle)
     return encoder
 
