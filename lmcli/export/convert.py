@@ -220,8 +220,11 @@ def _to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _save(graph: onnx.ModelProto, path: Path) -> None:
+    """Write a graph, with weights beyond the limit of a protobuf beside it."""
     beside = graph.ByteSize() > _MAX_PROTOBUF
     onnx.save(graph, path, save_as_external_data=beside, location=f"{path.name}.data" if beside else None)
+    if beside:  # saving has moved the weights out of `graph`, which goes on to be quantized
+        onnx.load_external_data_for_model(graph, str(path.parent))
 
 
 def _provenance(checkpoint: Checkpoint, license_: str | None) -> dict[str, Any]:

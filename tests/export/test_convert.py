@@ -243,3 +243,13 @@ def test_one_line_is_enough_to_prove_on(tmp_path: Path, run_export: Export) -> N
         run_export(checkpoint, lines=("Best purchase I have made in years.",)).proof["tokenizer"]["lines"]
         == 1
     )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_weights_beyond_a_protobuf_go_beside_the_graph(
+    precision: str, tmp_path: Path, run_export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmcli.export.convert._MAX_PROTOBUF", 1000)
+    manifest = run_export(write_checkpoint(tmp_path / "checkpoint", "bert"), precision=precision)
+    assert sorted(manifest.files) == ["README.md", "model.onnx", "model.onnx.data", "tokenizer.json"]
+    assert manifest.proof["batch"]["max_difference"] == 0
