@@ -11,22 +11,18 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from lmcli.bundle.manifest import Task
 from lmcli.errors import ExportError
-from lmcli.export.source import CONFIG_NAME, INDEX, PICKLE, Checkpoint
+from lmcli.export.source import CONFIG_NAME, Checkpoint
+from lmcli.export.weights import read_json, read_weights, rejected
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
 Config = dict[str, Any]
 
-JSON_LIMIT = 16 * 2**20
 LABEL_LIMIT = 100_000
 
 _SUFFIXES: Mapping[str, Task] = {
@@ -44,7 +40,7 @@ _DROPPED = re.compile(
 
 def load_config(checkpoint: Checkpoint) -> Config:
     """The content of config.json, as it is. Raises ExportError when it is not one JSON object."""
-    return _read_json(checkpoint.files[CONFIG_NAME])
+    return read_json(checkpoint.files[CONFIG_NAME])
 
 
 def sanitize(config: Config) -> Config:
@@ -130,7 +126,7 @@ def load_model(checkpoint: Checkpoint, config: Config, task: Task) -> PreTrained
 
     model_class = _model_class(config, task)
     settings = _settings(config, model_class)
-    state = _read_weights(checkpoint)
+    state = read_weights(checkpoint)
     try:
         model, found = model_class.from_pretrained(
             None,
@@ -141,7 +137,7 @@ def load_model(checkpoint: Checkpoint, config: Config, task: Task) -> PreTrained
             output_loading_info=True,
         )
     except Exception as error:  # the code of hundreds of architectures, on values from anywhere
-        raise _rejected("the weights do not fit config.json", error) from error
+        raise rejected("the weights do not fit config.json", error) from error
     _check_complete(found["missing_keys"], model.base_model_prefix)
     _check_fits(found["unexpected_keys"], model.base_model_prefix)
     return model.eval()
@@ -179,7 +175,7 @@ def _settings(config: Config, model_class: type[PreTrainedModel]) -> PretrainedC
     try:
         return config_class(**kept)
     except Exception as error:  # see load_model
-        raise _rejected(f"config.json makes no {config_class.__name__}", error) from error
+        raise rejected(f"config.json makes no {config_class.__name__}", error) from error
 
 
 def _known_keys(config_class: type[PretrainedConfig], model_class: type[PreTrainedModel]) -> set[str]:
@@ -198,57 +194,6 @@ def _known_keys(config_class: type[PretrainedConfig], model_class: type[PreTrain
 
 
 _READ = re.compile(r'(?:config\.|config, "|kwargs\.(?:get|pop)\(")(\w+)')
-
-
-def _read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    for name in _weight_files(checkpoint):
-        path = checkpoint.files[name]
-        try:
-            state |= _read_tensors(path)
-        except Exception as error:  # pickle alone raises a dozen kinds for a damaged file
-            raise _rejected(
-                f"{path}: the weights cannot be read",
-                error,
-                hint="get the checkpoint again; after a `git clone`, `git lfs pull` brings the weights",
-            ) from error
-    return state
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file by name. A pickle may hold nothing else: `weights_only` runs no code."""
-    import torch
-    from safetensors.torch import load_file
-
-    if not PICKLE.fullmatch(path.name):
-        return load_file(path)  # type: ignore[no-any-return]
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    if not isinstance(state, dict) or not all(isinstance(each, torch.Tensor) for each in state.values()):
-        raise ValueError("not a dict of tensors")
-    return state
-
-
-def _weight_files(checkpoint: Checkpoint) -> list[str]:
-    """The one file of weights, or the shards that the index names, or all there are."""
-    files = checkpoint.files
-    for pattern, index in INDEX.items():
-        found = [name for name in files if pattern.fullmatch(name)]
-        whole = index.removesuffix(".index.json")
-        if whole in found:
-            return [whole]
-        if found:
-            return _shards(files[index], found) if index in files else found
-    return []
-
-
-def _shards(index: Path, found: list[str]) -> list[str]:
-    """Raises ExportError when `index` names anything but a file that was `found`."""
-    table = _read_json(index).get("weight_map")
-    shards = sorted(set(map(str, table.values()))) if isinstance(table, dict) else []
-    for shard in shards:
-        if shard not in found:
-            raise ExportError(f"{index} names {shard!r}, which is not there", hint="get the checkpoint again")
-    return shards
 
 
 def _check_complete(missing: list[str], base: str) -> None:
@@ -282,20 +227,3 @@ def _check_fits(unexpected: list[str], base: str) -> None:
             f"the checkpoint has weights that its config.json has no place for: {listed}",
             hint="get the checkpoint again: its files belong to different models",
         )
-
-
-def _read_json(path: Path) -> Config:
-    if path.stat().st_size > JSON_LIMIT:
-        raise ExportError(f"{path}: larger than {JSON_LIMIT} bytes")
-    try:
-        content = orjson.loads(path.read_bytes())
-    except ValueError as error:
-        raise ExportError(f"{path} is not JSON: {error}", hint="get the checkpoint again") from error
-    if not isinstance(content, dict):
-        raise ExportError(f"{path} is not a JSON object", hint="get the checkpoint again")
-    return content
-
-
-def _rejected(message: str, error: Exception, *, hint: str = "") -> ExportError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return ExportError(f"{message}: {reason}", hint=hint)

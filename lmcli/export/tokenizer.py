@@ -10,6 +10,7 @@ from typing import Any
 from lmcli.engine.tokenizer import is_refusal
 from lmcli.errors import ExportError
 from lmcli.export.source import Checkpoint
+from lmcli.export.weights import read_json
 
 # What tokenizer_config.json may say to transformers; `auto_map` and the like are not among it.
 _KEPT_KEYS = frozenset(
@@ -79,10 +80,5 @@ def _sanitize(path: Path) -> None:
     """Keep of a tokenizer configuration what is plain data for a known class."""
     if not path.exists():
         return
-    try:
-        facts = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ExportError(f"{path.name} is not JSON: {error}") from error
-    if not isinstance(facts, dict):
-        raise ExportError(f"{path.name} is not a JSON object")
+    facts = read_json(path)
     path.write_text(json.dumps({key: value for key, value in facts.items() if key in _KEPT_KEYS}))

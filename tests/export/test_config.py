@@ -11,7 +11,6 @@ import pytest
 
 from lmcli.errors import ExportError
 from lmcli.export.config import (
-    JSON_LIMIT,
     LABEL_LIMIT,
     is_multi_label,
     labels,
@@ -21,6 +20,7 @@ from lmcli.export.config import (
     task_of,
 )
 from lmcli.export.source import Checkpoint, fetch
+from lmcli.export.weights import JSON_LIMIT
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
