@@ -99,8 +99,8 @@ def prove_graph(model: Any, encoded: Sequence[Encoded]) -> dict[str, Any]:
 def prove_precision(reference: Sequence[Encoded], encoded: Sequence[Encoded]) -> dict[str, Any]:
     """Compare logits of a reduced precision with float32. Raises ExportError beyond the bounds."""
     exact, reduced = _rows(reference), _rows(encoded)  # (rows, labels) each
-    # How far apart texts are says more than how far apart labels are, but takes some texts.
-    spread = exact - exact.mean(axis=0 if len(exact) >= _ENOUGH_ROWS else 1, keepdims=True)
+    # How far apart the texts are is what an error must be small against; of few texts, the logits themselves.
+    spread = exact - exact.mean(axis=0) if len(exact) >= _ENOUGH_ROWS else exact
     error = float(np.sqrt(((exact - reduced) ** 2).mean() / max((spread**2).mean(), 1e-12)))
     lead = _lead(exact)
     clear = lead >= CLEAR_LEAD
