@@ -42,7 +42,7 @@ class Record:
         """The same record with another text."""
         return replace(self, text=text)
 
-    def with_fields(self, **new: Any) -> Record:
+    def with_fields(self, /, **new: Any) -> Record:
         """The same record with more fields."""
         return replace(self, fields={**self.fields, **new})
 

@@ -15,7 +15,6 @@ from lmcli.records.record import Failure
 from lmcli.records.split import without_ending
 
 TableFormat = Literal["csv", "tsv"]
-DELIMITERS: dict[TableFormat, bytes] = {"csv": b",", "tsv": b"\t"}
 
 _ROW_LINES = 10_000
 _CELL_LIMIT = 2**31 - 1  # the largest that fits a C long everywhere

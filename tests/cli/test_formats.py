@@ -147,9 +147,10 @@ def test_field_names_the_text(cli: Cli, moods: Path, field: str, line: bytes) ->
     assert json.loads(ended.out)["sentiment"]["label"] == "POSITIVE"
 
 
-def test_as_names_the_new_field(cli: Cli, moods: Path) -> None:
-    ended = cli("sentiment", "-m", moods, "-I", "jsonl", "--as", "mood", stdin=b'{"text":"good"}\n')
-    assert ended == Ended(0, f'{{"text":"good","mood":{GOOD}}}\n', "")
+@pytest.mark.parametrize("name", ["mood", "self"])
+def test_as_names_the_new_field(cli: Cli, moods: Path, name: str) -> None:
+    ended = cli("sentiment", "-m", moods, "-I", "jsonl", "--as", name, stdin=b'{"text":"good"}\n')
+    assert ended == Ended(0, f'{{"text":"good","{name}":{GOOD}}}\n', "")
 
 
 def test_as_takes_a_name_with_a_dot(cli: Cli, moods: Path) -> None:
