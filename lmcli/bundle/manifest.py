@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, Self, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
 
-from lmcli.errors import REBUILD, BundleError
+import msgspec
+
+from lmcli.engine.generation import GenerationConfig
+from lmcli.errors import REBUILD, BundleError, LmcliError
 
 MANIFEST_FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 
-Task = Literal["text-classification", "token-classification"]
+ClassifierTask = Literal["text-classification", "token-classification"]
+Seq2SeqTask = Literal["translation", "summarization"]
+Task = Literal["text-classification", "token-classification", "translation", "summarization"]
 Tier = Literal["fast", "plain"]
 Precision = Literal["fp32", "fp16", "int8"]
 Activation = Literal["softmax", "sigmoid", "none"]
@@ -32,6 +37,36 @@ class FileFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Language:
+    """How a translation model is told of one language."""
+
+    before: tuple[int, ...] = ()
+    """Token ids that stand before those of the text."""
+    after: tuple[int, ...] = ()
+    """Token ids that stand behind those of the text and its end."""
+    prompt: str = ""
+    """Text in front of the text: `translate English to French: `."""
+    forced_bos_token_id: int | None = None
+    """What the first token of an output must be."""
+    decoder_start_token_id: int | None = None
+    """What the decoder starts with, where that is the language."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqFacts:
+    """What an encoder-decoder needs besides its graphs and its tokenizer."""
+
+    generation: GenerationConfig
+    """Special tokens, and the search options that the model was published with."""
+    prompt: str = ""
+    """Text in front of every text: `summarize: `."""
+    source_languages: Mapping[str, Language] = field(default_factory=dict)
+    """The languages it translates from, by the model's own code; empty for a summarizer."""
+    target_languages: Mapping[str, Language] = field(default_factory=dict)
+    """The languages it translates into."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The facts about one bundle. Everything the engine and the tasks need is here."""
 
@@ -41,14 +76,16 @@ class Manifest:
     tier: Tier
     precision: Precision
     device: Device
-    labels: tuple[str, ...]
-    """Label names by id."""
-    activation: Activation
+    labels: tuple[str, ...] = ()
+    """Label names by id, of a classifier."""
+    activation: Activation = "none"
     """How logits become scores: softmax where one label is right, sigmoid where each is judged by itself."""
     context_length: int
     """The most tokens a row may have, special tokens included."""
     inputs: tuple[str, ...]
-    """The inputs of the graph, among input_ids, attention_mask, token_type_ids."""
+    """The inputs of the (encoder's) graph, among input_ids, attention_mask, token_type_ids."""
+    seq2seq: Seq2SeqFacts | None = None
+    """What an encoder-decoder needs besides; null for a classifier."""
     source: Mapping[str, Any]
     """Where the model comes from: kind, model, revision, license, and the tools that exported it."""
     proof: Mapping[str, Any] = field(default_factory=dict)
@@ -69,8 +106,8 @@ class Manifest:
         the wrong kind.
         """
         try:
-            facts = json.loads(data)
-        except (ValueError, RecursionError) as error:
+            facts = msgspec.json.decode(data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise BundleError(f"{where}: the manifest is not JSON: {error}", hint=REBUILD) from error
         if not isinstance(facts, dict) or "format" not in facts:
             raise BundleError(f"{where}: not a manifest of an lmcli bundle", hint=REBUILD)
@@ -79,79 +116,37 @@ class Manifest:
                 f"{where}: bundle format {facts['format']}, this lmcli reads {MANIFEST_FORMAT}",
                 hint="upgrade lmcli, or export the model again with this version",
             )
-        _check_kinds(facts, where)
-        facts["files"] = {name: FileFacts(**entry) for name, entry in facts["files"].items()}
-        facts["labels"], facts["inputs"] = tuple(facts["labels"]), tuple(facts["inputs"])
-        return cls(**{name: facts[name] for name in _FIELDS})
+        try:
+            manifest = msgspec.convert(facts, cls)
+        except (msgspec.ValidationError, LmcliError) as error:
+            hint = f"{REBUILD}; a bundle of a newer lmcli needs that version"
+            raise BundleError(f"{where}: {error}", hint=hint) from error
+        _check_values(manifest, where)
+        return manifest
 
 
-_FIELDS = tuple(f.name for f in fields(Manifest))
-_KINDS: Mapping[str, type] = {
-    "name": str,
-    "task": str,
-    "model_type": str,
-    "tier": str,
-    "precision": str,
-    "device": str,
-    "labels": list,
-    "activation": str,
-    "context_length": int,
-    "inputs": list,
-    "source": dict,
-    "proof": dict,
-    "files": dict,
-}
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "task": get_args(Task),
-    "tier": get_args(Tier),
-    "precision": get_args(Precision),
-    "device": get_args(Device),
-    "activation": get_args(Activation),
-}
-
-
-def _check_kinds(facts: dict[str, Any], where: str) -> None:
-    """Refuse a manifest with a missing value or one of the wrong kind: a bundle is data from anywhere."""
-    for name, kind in _KINDS.items():
-        if name not in facts:
-            raise BundleError(f"{where}: the manifest lacks {name!r}", hint=REBUILD)
-        if type(facts[name]) is not kind:
-            raise BundleError(f"{where}: {name!r} must be a JSON {_JSON_NAMES[kind]}", hint=REBUILD)
-    for name, choices in _CHOICES.items():
-        if facts[name] not in choices:
-            raise BundleError(
-                f"{where}: unknown {name} {facts[name]!r}; this lmcli knows {', '.join(choices)}",
-                hint="upgrade lmcli, or export the model again with this version",
-            )
-    if not facts["labels"] or not all(map(_is_text, [*facts["labels"], *facts["inputs"]])):
+def _check_values(manifest: Manifest, where: str) -> None:
+    """Refuse values of the right kind that no export writes: a bundle is data from anywhere."""
+    is_seq2seq = manifest.task in ("translation", "summarization")
+    if is_seq2seq != (manifest.seq2seq is not None) or is_seq2seq == bool(manifest.labels):
+        raise BundleError(f"{where}: labels and seq2seq do not fit {manifest.task}", hint=REBUILD)
+    if not all(map(_is_text, [*manifest.labels, *manifest.inputs])):
         raise BundleError(f"{where}: labels and inputs must be strings", hint=REBUILD)
-    if not 1 <= facts["context_length"] <= _MAX_CONTEXT:
-        raise BundleError(f"{where}: impossible context_length {facts['context_length']}", hint=REBUILD)
-    for file_name, entry in facts["files"].items():
-        if not _is_plain(file_name) or not _is_file_entry(entry):
-            raise BundleError(f"{where}: bad entry for file {file_name!r}", hint=REBUILD)
-
-
-_JSON_NAMES = {str: "string", list: "array", bool: "boolean", int: "number", dict: "object"}
+    if not 1 <= manifest.context_length <= _MAX_CONTEXT:
+        raise BundleError(f"{where}: impossible context_length {manifest.context_length}", hint=REBUILD)
+    for name in manifest.files:
+        if not _is_plain(name):
+            raise BundleError(f"{where}: bad entry for file {name!r}", hint=REBUILD)
 
 
 _MAX_CONTEXT = 2**20
 
 
-def _is_text(item: object) -> bool:
+def _is_text(item: str) -> bool:
     """A string that can be written; JSON can also spell half of a surrogate pair."""
-    return type(item) is str and item.isprintable() and item != ""
+    return item.isprintable() and item != ""
 
 
 def _is_plain(name: str) -> bool:
     """A file name without a folder: a bundle never reaches outside of its own directory."""
     return name not in {"", ".", ".."} and not set(name) & set("/\\\0")
-
-
-def _is_file_entry(entry: object) -> bool:
-    return (
-        isinstance(entry, dict)
-        and set(entry) == {"size", "sha256"}
-        and type(entry["size"]) is int
-        and type(entry["sha256"]) is str
-    )

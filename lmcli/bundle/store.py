@@ -26,9 +26,16 @@ from lmcli.errors import REBUILD, BundleError, UsageError
 DEFAULTS: Mapping[Task, str] = {
     "text-classification": "sentiment-en",
     "token-classification": "ner-en",
+    "translation": "translate-en-fr",
+    "summarization": "smollm2-135m-instruct",
 }
-"""The bundle of each task when none is named. These two are shipped with lmcli."""
-COMMANDS: Mapping[Task, str] = {"text-classification": "sentiment", "token-classification": "ner"}
+"""The bundle of each task when none is named. The first three are shipped with lmcli."""
+COMMANDS: Mapping[Task, str] = {
+    "text-classification": "sentiment",
+    "token-classification": "ner",
+    "translation": "translate",
+    "summarization": "summarize",
+}
 
 HASHED_AT_OPENING = 64 * 2**20
 """Files up to this size are hashed each time a bundle is opened, which costs milliseconds."""
