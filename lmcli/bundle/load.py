@@ -1,4 +1,4 @@
-"""`load_encoder`: the engine for a bundle. Apart from `store`, because it imports ONNX Runtime."""
+"""`load_encoder`, `load_seq2seq`: the engine for a bundle. Apart from `store`: this imports ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from lmcli.bundle.store import Bundle
 from lmcli.engine.devices import Device
 from lmcli.engine.encoder import Encoder
+from lmcli.engine.seq2seq import Seq2Seq
 from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
 from lmcli.errors import REBUILD, BundleError, UnavailableError
@@ -20,7 +21,7 @@ def load_encoder(bundle: Bundle, device: Device, *, threads: int, report: Callab
     bundle cannot run on `device`.
     """
     with ThreadPoolExecutor(1) as worker:
-        opening = worker.submit(_open_session, bundle, device, report)
+        opening = worker.submit(_open_session, bundle, "model.onnx", device, report)
         tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=bundle.manifest.context_length)
         session = opening.result()
     if sorted(session.inputs) != sorted(bundle.manifest.inputs):
@@ -42,9 +43,23 @@ def _check_fits(encoder: Encoder, bundle: Bundle) -> None:
         )
 
 
-def _open_session(bundle: Bundle, device: Device, report: Callable[[str], None]) -> Session:
+def load_seq2seq(bundle: Bundle, device: Device, *, threads: int, report: Callable[[str], None]) -> Seq2Seq:
+    """Load the graphs of encoder and decoder, and the tokenizer, side by side. Otherwise as `load_encoder`."""
+    manifest = bundle.manifest
+    assert manifest.seq2seq is not None
+    with ThreadPoolExecutor(2) as workers:
+        encoder = workers.submit(_open_session, bundle, "encoder.onnx", device, report)
+        decoder = workers.submit(_open_session, bundle, "decoder.onnx", device, lambda _: None)
+        tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=manifest.context_length)
+        sessions = encoder.result(), decoder.result()
+    if sorted(sessions[0].inputs) != sorted(manifest.inputs):
+        raise BundleError(f"{bundle.path}: the graph takes {', '.join(sessions[0].inputs)}", hint=REBUILD)
+    return Seq2Seq(*sessions, tokenizer, vocab_size=manifest.seq2seq.vocab_size, threads=threads)
+
+
+def _open_session(bundle: Bundle, name: str, device: Device, report: Callable[[str], None]) -> Session:
     """`auto` is CUDA for bundles made for it, and falls back to the CPU."""
-    path = bundle.file("model.onnx")
+    path = bundle.file(name)
     if bundle.manifest.device == "cpu":
         if device.kind == "cuda":
             raise UnavailableError(

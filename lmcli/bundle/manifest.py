@@ -58,6 +58,8 @@ class Seq2SeqFacts:
 
     generation: GenerationConfig
     """Special tokens, and the search options that the model was published with."""
+    vocab_size: int
+    """How many tokens the output layer knows."""
     prompt: str = ""
     """Text in front of every text: `summarize: `."""
     source_languages: Mapping[str, Language] = field(default_factory=dict)

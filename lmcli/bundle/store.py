@@ -27,9 +27,8 @@ DEFAULTS: Mapping[Task, str] = {
     "text-classification": "sentiment-en",
     "token-classification": "ner-en",
     "translation": "translate-en-fr",
-    "summarization": "smollm2-135m-instruct",
 }
-"""The bundle of each task when none is named. The first three are shipped with lmcli."""
+"""The bundle of each task when none is named. They ship with lmcli."""
 COMMANDS: Mapping[Task, str] = {
     "text-classification": "sentiment",
     "token-classification": "ner",
@@ -40,7 +39,15 @@ COMMANDS: Mapping[Task, str] = {
 HASHED_AT_OPENING = 64 * 2**20
 """Files up to this size are hashed each time a bundle is opened, which costs milliseconds."""
 
-REQUIRED = ("model.onnx", "tokenizer.json")
+_CLASSIFIER_FILES = ("model.onnx", "tokenizer.json")
+_SEQ2SEQ_FILES = ("encoder.onnx", "decoder.onnx", "tokenizer.json")
+REQUIRED: Mapping[Task, tuple[str, ...]] = {
+    "text-classification": _CLASSIFIER_FILES,
+    "token-classification": _CLASSIFIER_FILES,
+    "translation": _SEQ2SEQ_FILES,
+    "summarization": _SEQ2SEQ_FILES,
+}
+"""The files without which a bundle of a task cannot run."""
 
 FileStatus = Literal["ok", "missing", "changed", "unlisted", "not a regular file", "unreadable"]
 
@@ -71,8 +78,13 @@ def open_bundle(name: str | None, *, task: Task) -> Bundle:
     """Find, check and open the bundle called `name`, or the default one of `task`.
 
     Raises BundleError when there is none, when it is damaged, or when it is for another task; UsageError
-    when `name` cannot be the name of a bundle.
+    when `name` cannot be the name of a bundle, or is missing for a task without a default.
     """
+    if name is None and task not in DEFAULTS:
+        raise UsageError(
+            f"no model for {COMMANDS[task]}: none ships with lmcli",
+            hint=f"`lmcli export SOURCE NAME --task {COMMANDS[task]}` makes a bundle, `--model NAME` runs it",
+        )
     name = DEFAULTS[task] if name is None else name
     path = _find(name)
     if path is None:
@@ -100,7 +112,7 @@ def read_bundle(path: Path) -> Bundle:
     The content of a file above HASHED_AT_OPENING is left to `verify`. Raises BundleError.
     """
     manifest = _read_manifest(path)
-    for name in REQUIRED:
+    for name in REQUIRED[manifest.task]:
         if name not in manifest.files:
             raise BundleError(f"{path}: the manifest lists no {name}", hint=REBUILD)
     for name, facts in manifest.files.items():

@@ -54,7 +54,7 @@ class GenerationConfig:
         """Raise UsageError for values that mean nothing."""
         for name, good, hint in (
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("min_new_tokens", 0 <= self.min_new_tokens, "0 or more"),
+            ("min_new_tokens", self.min_new_tokens >= 0, "0 or more"),
             ("num_beams", 1 <= self.num_beams <= MAX_BEAMS, f"from 1 to {MAX_BEAMS}"),
             ("num_return_sequences", self.num_return_sequences >= 1, "at least 1"),
             ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "0 or more"),

@@ -1,58 +1,285 @@
-"""`Seq2Seq`: token ids to token ids, with an encoder graph and a decoder graph."""
+"""`Seq2Seq`: token ids to token ids, with an encoder graph and a decoder graph.
+
+Sources are sorted by length. Encoder batches hold sources of equal length, as everywhere in lmcli. A decoder
+run has slots: a source leaves when it is finished, and the next one takes its place. So the same source gives
+the same output alone and in any batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from lmcli.engine.cache import CHOICE, Cache, GrowingCache, InPlaceCache
+from lmcli.engine.encoder import equal_batches
 from lmcli.engine.generation import GenerationConfig
+from lmcli.engine.search import Hypothesis, Search, Source, make_search
+from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
+from lmcli.errors import REBUILD, BundleError
 
+__all__ = ["Hypothesis", "Job", "Seq2Seq", "Source"]
+
+Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Cross = dict[str, npt.NDArray[np.floating]]
+
+# The integer GEMM is at its peak from 64 rows on; more rows would only push each other out of the cache.
+_ROWS = 96
+_ROWS_CUDA = 512
+_ENCODER_TOKENS = 256
+_ENCODER_TOKENS_CUDA = 16_384
+# What the keys and values of one decoder run may take.
+_CACHE_BYTES = 256 * 2**20
+# Sources are padded to one of a few lengths, the powers of two from here on, so that what a row computes
+# depends on its own length only.
+_SHORTEST = 16
 
 
-class Source(NamedTuple):
-    """What one output is made from."""
+class _Batch(NamedTuple):
+    """Sources of equal length that the encoder takes together: their numbers in the job."""
 
-    input_ids: Ints
-    """(sequence,), with all special tokens; at most the tokenizer's `context_length`."""
-    max_new_tokens: int
-    """Its own limit, at most that of the configuration."""
-    forced_bos_token_id: int | None = None
-    """What its first token must be: a language code. None: as the configuration says."""
-    decoder_start_token_id: int | None = None
-    """What its decoder starts with. None: as the configuration says."""
-    seed: int = 0
-    """What its sampling starts from, together with the seed of the configuration."""
+    numbers: Sequence[int]
+    sources: Sequence[Source]
 
 
-class Hypothesis(NamedTuple):
-    """One output."""
+@dataclass(frozen=True)
+class _Group:
+    """Batches of sources that are padded to the same length, and what a decoder run of them must hold."""
 
-    token_ids: list[int]
-    """Without the start token, a forced first token, and the end."""
-    score: float
-    """The mean log-probability of its tokens: their sum, divided by the length to `length_penalty`."""
-    is_complete: bool
-    """Whether the model ended it, and not the limit."""
+    batches: deque[_Batch]
+    num_sources: int
+    source_length: int
+    capacity: int
+    """The most new tokens of a source."""
 
 
-class Job(Protocol):
+class Job:
     """Sources on their way through a model."""
+
+    def __init__(self, num_sources: int, num_each: int) -> None:
+        self.outputs: list[list[Hypothesis]] = [[] for _ in range(num_sources)]
+        self.runs: list[Future[None]] = []
+        self._num_each = num_each
 
     def results(self) -> list[list[Hypothesis]]:
         """Wait for the end: `num_return_sequences` outputs for each source, the best first."""
-        ...
+        for run in self.runs:
+            run.result()
+        each = self._num_each  # samples of one source are sources of their own
+        return [
+            sorted(
+                (found for group in self.outputs[start : start + each] for found in group),
+                key=lambda hypothesis: -hypothesis.score,
+            )
+            for start in range(0, len(self.outputs), each)
+        ]
 
 
-class Seq2Seq(Protocol):
-    """An encoder-decoder with its tokenizer, run by several threads. A context manager."""
+class Seq2Seq:
+    """An encoder-decoder with its tokenizer, run by `threads` threads. A context manager."""
 
-    tokenizer: Tokenizer
+    def __init__(
+        self, encoder: Session, decoder: Session, tokenizer: Tokenizer, *, vocab_size: int, threads: int
+    ) -> None:
+        """Raises BundleError for graphs that do not fit each other."""
+        _check_graphs(encoder, decoder)
+        self.tokenizer = tokenizer
+        self._encoder = encoder
+        self._decoder = decoder
+        self._vocab_size = vocab_size
+        self._threads = threads
+        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="seq2seq")
+        self._rows = _ROWS_CUDA if decoder.on_cuda else _ROWS
+        self._encoder_tokens = _ENCODER_TOKENS_CUDA if encoder.on_cuda else _ENCODER_TOKENS
+        self._is_in_place = "past_length" in decoder.inputs
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._workers.shutdown(cancel_futures=True)
 
     def submit(self, sources: Sequence[Source], config: GenerationConfig) -> Job:
         """Start the work; the threads see to it while the caller does something else."""
-        ...
+        num_each = config.num_return_sequences if config.do_sample else 1
+        if config.do_sample:
+            config = replace(config, top_k=min(config.top_k or self._vocab_size, self._vocab_size))
+            sources = [
+                source._replace(seed=source.seed * num_each + sample)
+                for source in sources
+                for sample in range(num_each)
+            ]
+        job = Job(len(sources), num_each)
+        for group in self._groups(sources):
+            lanes = min(self._threads, -(-group.num_sources // _MIN_SHARE))
+            # The lanes share the batches: which of them takes a source changes nothing in its output.
+            job.runs += [
+                self._workers.submit(self._run, group, config, job.outputs, lanes) for _ in range(lanes)
+            ]
+        return job
+
+    def generate(self, sources: Sequence[Source], config: GenerationConfig) -> list[list[Hypothesis]]:
+        """Run each source through the model: its outputs, the best first."""
+        return self.submit(sources, config).results()
+
+    def logits(self, rows: Sequence[Ints], token_ids: Sequence[int]) -> Floats:
+        """What the model thinks of given tokens: rows of equal length to (rows, tokens, vocabulary).
+
+        token_ids: what the decoder reads, its start token first.
+        """
+        cross = self._encode(np.stack(rows))
+        cache = self._make_cache(len(rows), 1, len(token_ids), _padded(len(rows[0])))
+        cache.admit(range(len(rows)), cross)
+        logits = np.empty((len(rows), len(token_ids), self._vocab_size), np.float32)
+        for step, token in enumerate(token_ids):
+            tokens, lengths = np.full(len(rows), token), np.full(len(rows), step)
+            choice = cache.step(tokens, lengths, self._vocab_size)
+            np.put_along_axis(logits[:, step], choice.top_ids, choice.top_logits, axis=1)
+        return logits
+
+    def _groups(self, sources: Sequence[Source]) -> Iterator[_Group]:
+        """The longest sources first, so that the threads end together."""
+        groups: defaultdict[int, list[_Batch]] = defaultdict(list)
+        lengths = [len(source.input_ids) for source in sources]
+        for numbers in equal_batches(lengths, self._encoder_tokens):
+            batch = _Batch(numbers, [sources[number] for number in numbers])
+            groups[_padded(lengths[numbers[0]])].append(batch)
+        for source_length, batches in groups.items():
+            members = [source for batch in batches for source in batch.sources]
+            capacity = max(source.max_new_tokens for source in members)
+            yield _Group(deque(batches), len(members), source_length, capacity)
+
+    def _run(
+        self, group: _Group, config: GenerationConfig, outputs: list[list[Hypothesis]], lanes: int
+    ) -> None:
+        """One thread's share of a group."""
+        num_slots = min(self._num_slots(group, config.num_beams), -(-group.num_sources // lanes))
+        run = _Run(self._encode, group, outputs)
+        while run.has_more():
+            cache = self._make_cache(num_slots, config.num_beams, group.capacity, group.source_length)
+            run.decode(cache, make_search(config, num_slots, group.capacity), self._vocab_size)
+
+    def _encode(self, input_ids: Ints) -> Cross:
+        """(batch, sequence) to the keys and values of cross-attention, by name."""
+        return self._encoder.run({"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)})
+
+    def _make_cache(self, num_slots: int, num_beams: int, capacity: int, source_length: int) -> Cache:
+        if not self._is_in_place:
+            return GrowingCache(self._decoder, num_slots=num_slots, num_beams=num_beams)
+        return InPlaceCache(
+            self._decoder,
+            num_slots=num_slots,
+            num_beams=num_beams,
+            capacity=capacity,
+            source_length=source_length,
+        )
+
+    def _num_slots(self, group: _Group, num_beams: int) -> int:
+        """For how many sources at once the budgets of rows and bytes are enough."""
+        num_bytes = 0
+        for name, shape in self._decoder.input_shapes.items():
+            if name.startswith(("past.", "cross.")):
+                tokens = group.capacity * num_beams if name.startswith("past.") else group.source_length
+                num_bytes += 4 * int(shape[1]) * tokens * int(shape[3])
+        return max(1, min(self._rows // num_beams, _CACHE_BYTES // num_bytes))
+
+
+# Fewer sources than these are not worth a second decoder run.
+_MIN_SHARE = 8
+
+
+class _Run:
+    """One decoder run: slots that sources take and leave, until none is left."""
+
+    def __init__(
+        self, encode: Callable[[Ints], Cross], group: _Group, outputs: list[list[Hypothesis]]
+    ) -> None:
+        self._encode_rows = encode
+        self._group = group
+        self._outputs = outputs
+        self._ready: deque[tuple[_Batch, Cross]] = deque()
+
+    def decode(self, cache: Cache, search: Search, vocab_size: int) -> None:
+        """Decode with refills where the cache can, else what fits at once."""
+        slots: list[int | None] = [None] * cache.num_slots
+        """The number of the source in each slot."""
+        self._fill(slots, cache, search)
+        slots = _shrink(slots, cache, search, share=1)
+        while any(number is not None for number in slots):
+            wanted = min(search.num_candidates(), vocab_size)
+            choice = cache.step(search.tokens(), search.lengths(), wanted)
+            cache.take_over(*search.advance(choice))
+            finished = search.finished()
+            for slot in finished:
+                number = slots[slot]
+                assert number is not None
+                self._outputs[number] = search.result(slot)
+                slots[slot] = None
+            if finished:
+                if cache.refills:
+                    self._fill(slots, cache, search)
+                slots = _shrink(slots, cache, search, share=cache.worth_shrinking)
+
+    def has_more(self) -> bool:
+        """Whether any source still waits."""
+        return bool(self._ready or self._group.batches)
+
+    def _fill(self, slots: list[int | None], cache: Cache, search: Search) -> None:
+        """Give free slots to waiting sources."""
+        free = [slot for slot, number in enumerate(slots) if number is None]
+        while free and (self._ready or self._encode()):
+            batch, cross = self._ready.popleft()
+            part, rest = slice(0, len(free)), slice(len(free), None)
+            taken = free[: len(batch.numbers)]
+            cache.admit(taken, {name: values[part] for name, values in cross.items()})
+            search.admit(taken, batch.sources[part])
+            for slot, number in zip(taken, batch.numbers[part], strict=True):
+                slots[slot] = number
+            if len(batch.numbers) > len(free):
+                left = _Batch(batch.numbers[rest], batch.sources[rest])
+                self._ready.append((left, {name: values[rest] for name, values in cross.items()}))
+            free = free[len(taken) :]
+            if not cache.refills:
+                break  # rows that begin together are of one source length
+
+    def _encode(self) -> bool:
+        """Have the next batch ready; whether there was one."""
+        try:
+            batch = self._group.batches.popleft()
+        except IndexError:
+            return False
+        input_ids = np.stack([source.input_ids for source in batch.sources])
+        self._ready.append((batch, self._encode_rows(input_ids)))
+        return True
+
+
+def _shrink(slots: list[int | None], cache: Cache, search: Search, *, share: float) -> list[int | None]:
+    """Close the gaps if no more than a `share` of the slots is live; the slots that are left."""
+    live = [slot for slot, number in enumerate(slots) if number is not None]
+    if not live or len(live) == len(slots) or len(live) > len(slots) * share:
+        return slots
+    # The last ones fill the gaps, so as few as possible move.
+    behind = [slot for slot in live if slot >= len(live)]
+    order = [slot if slots[slot] is not None else behind.pop() for slot in range(len(live))]
+    cache.compact(order)
+    search.compact(order)
+    return [slots[slot] for slot in order]
+
+
+def _padded(length: int) -> int:
+    """The length that a source of `length` tokens is padded to."""
+    return max(_SHORTEST, 1 << (length - 1).bit_length())
+
+
+def _check_graphs(encoder: Session, decoder: Session) -> None:
+    cross = sorted(name for name in decoder.inputs if name.startswith("cross."))
+    missing = [name for name in CHOICE if name not in decoder.outputs]
+    if missing or not cross or sorted(encoder.outputs) != cross:
+        raise BundleError("the graphs of encoder and decoder do not fit each other", hint=REBUILD)

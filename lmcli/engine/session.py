@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import (
@@ -37,17 +39,83 @@ class Session:
             self._session = _cpu_session(path, options)
         self.inputs = tuple(item.name for item in self._session.get_inputs())
         self.outputs = tuple(item.name for item in self._session.get_outputs())
+        self.input_shapes: Mapping[str, tuple[int | str, ...]] = {
+            item.name: tuple(item.shape) for item in self._session.get_inputs()
+        }
+        """The axes of each input: a size, or the name of what may vary."""
+        self.input_types = {item.name: _TYPES.get(item.type) for item in self._session.get_inputs()}
         self.on_cuda = device.kind == "cuda"
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph once. Feeds that it does not take are left out. Raises BundleError if it fails."""
-        try:
+        with _failures():
             wanted = {name: feeds[name] for name in self.inputs}
             return dict(zip(self.outputs, self._session.run(self.outputs, wanted), strict=True))
-        except (KeyError, InvalidArgument, InvalidGraph, Fail) as error:
-            raise BundleError(f"the graph fails: {_first_line(error)}", hint=REBUILD) from error
-        except RuntimeException as error:  # what the machine lacks, memory above all
-            raise UnavailableError(f"the graph cannot run here: {_first_line(error)}") from error
+
+    def bind(self) -> Binding:
+        """Inputs and outputs that stay where they are from run to run."""
+        return Binding(self._session, "cuda" if self.on_cuda else "cpu")
+
+
+class Binding:
+    """The inputs and outputs of one thread's runs of a graph, bound to memory once.
+
+    An array that is bound is used where it lies: changing its content changes what the next run reads.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, device: str) -> None:
+        self._session = session
+        self._device = device
+        self._io = session.io_binding()
+        self._kept: dict[str, onnxruntime.OrtValue] = {}  # ONNX Runtime holds addresses, not references
+
+    def input(self, name: str, value: Array | onnxruntime.OrtValue) -> None:
+        """Bind an input to an array, or to an output of another run."""
+        self._io.bind_ortvalue_input(name, self._keep(name, value))
+
+    def output(self, name: str, array: Array) -> None:
+        """Bind an output to an array of its shape."""
+        self._io.bind_ortvalue_output(name, self._keep(name, array))
+
+    def in_place(self, name: str, output: str, array: Array) -> None:
+        """Bind an input and the output that takes its place to the same array."""
+        value = self._keep(name, array)
+        self._io.bind_ortvalue_input(name, value)
+        self._io.bind_ortvalue_output(output, value)
+
+    def run(self) -> None:
+        """Run the graph. Raises BundleError if it fails."""
+        with _failures():
+            self._session.run_with_iobinding(self._io)
+
+    def run_for(self, *names: str) -> dict[str, onnxruntime.OrtValue]:
+        """Run the graph, and give the outputs `names` as they lie on the device, in new memory."""
+        with _failures():
+            self._io.clear_binding_outputs()
+            for name in names:
+                self._io.bind_output(name, self._device)
+            self._session.run_with_iobinding(self._io)
+            return dict(zip(names, self._io.get_outputs(), strict=True))
+
+    def _keep(self, name: str, value: Array | onnxruntime.OrtValue) -> onnxruntime.OrtValue:
+        if not isinstance(value, onnxruntime.OrtValue):
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(value)
+        self._kept[name] = value
+        return value
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """Turn what ONNX Runtime raises into errors that say whose fault it is."""
+    try:
+        yield
+    except (KeyError, InvalidArgument, InvalidGraph, Fail) as error:
+        raise BundleError(f"the graph fails: {_first_line(error)}", hint=REBUILD) from error
+    except (RuntimeException, RuntimeError) as error:  # what the machine lacks, memory above all
+        raise UnavailableError(f"the graph cannot run here: {_first_line(error)}") from error
+
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
 
 def _options() -> onnxruntime.SessionOptions:

@@ -1,4 +1,7 @@
-"""`Tokenizer`: texts to the rows of a graph. A long text becomes overlapping windows; nothing is cut off."""
+"""`Tokenizer`: texts to the rows of a graph, and back.
+
+A long text becomes overlapping windows, or one long row: nothing is cut off.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from lmcli.errors import REBUILD, BundleError
 _PORTION_CHARS = 1 << 18
 _PIECE_CHARS = 1 << 16
 
+Ints = npt.NDArray[np.int64]
+
 _UNKNOWN = ("<unk>", "[UNK]", "<|unk|>")
 
 
@@ -29,9 +34,9 @@ class TokenizeError(Exception):
 class Window:
     """One row of a graph: a text, or a part of a long one."""
 
-    input_ids: npt.NDArray[np.int64]
+    input_ids: Ints
     """(sequence,), with the special tokens."""
-    offsets: npt.NDArray[np.int64]
+    offsets: Ints
     """(sequence, 2): start and end of each token in the text, in characters; special tokens have (0, 0)."""
     special: npt.NDArray[np.bool_]
     """(sequence,): which tokens are special and stand for no text."""
@@ -89,6 +94,15 @@ class Tokenizer:
                     found.extend(windows)
         return results
 
+    def encode(self, texts: Sequence[str]) -> list[Ints | TokenizeError]:
+        """All token ids of each text in one row, with the special tokens, or why it has none, in order."""
+        return [found if isinstance(found, TokenizeError) else _join(found) for found in self.windows(texts)]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each row of token ids, without the special tokens."""
+        texts: list[str] = self._tokenizer.decode_batch(rows, skip_special_tokens=True)
+        return texts
+
     def _encode(self, pieces: Sequence[_Piece]) -> Iterator[list[Window] | TokenizeError]:
         try:
             encodings = self._tokenizer.encode_batch([piece.content for piece in pieces])
@@ -117,6 +131,18 @@ class Tokenizer:
                     raise ValueError("it holds a control token")
                 input_ids[controls] = self._unknown
             yield Window(input_ids, offsets, special, self.stride if index else 0)
+
+
+def _join(windows: Sequence[Window]) -> Ints:
+    """The windows of a text as one row: each token once, special tokens at the ends only. (sequence,)"""
+    # White space alone, as a long text may have between its pieces, can be a window without tokens.
+    windows = [window for window in windows if not window.special.all()] or windows[:1]
+    if len(windows) == 1:
+        return windows[0].input_ids
+    first, last = windows[0], windows[-1]
+    start, end = first.special.argmin(), last.special[::-1].argmin()
+    inner = [window.input_ids[~window.special][window.overlap :] for window in windows]
+    return np.concatenate([first.input_ids[:start], *inner, last.input_ids[len(last.input_ids) - end :]])
 
 
 def is_refusal(error: BaseException) -> bool:

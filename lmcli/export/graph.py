@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's contrib operators
 OPSETS = {"": 20, MICROSOFT: 1}
 IR_VERSION = 10
 
 Array = npt.NDArray[Any]
+Tensor = tuple[int, Sequence[str | int]]
+"""Element type and axes of an input or output."""
 
 
 class Graph:
@@ -27,19 +29,23 @@ class Graph:
     def op(self, kind: str, *inputs: str, domain: str = "", output: str = "", **attributes: object) -> str:
         """Add a node with one output; an empty input name leaves an optional input out."""
         output = output or f"{kind}_{len(self._nodes)}"
-        name = f"node_{output}"
+        return self.ops(kind, *inputs, outputs=[output], domain=domain, **attributes)[0]
+
+    def ops(
+        self, kind: str, *inputs: str, outputs: Sequence[str], domain: str = "", **attributes: object
+    ) -> list[str]:
+        """Add a node with several outputs."""
         self._nodes.append(
-            helper.make_node(kind, list(inputs), [output], name=name, domain=domain, **attributes)
+            helper.make_node(
+                kind, list(inputs), list(outputs), name=f"node_{outputs[0]}", domain=domain, **attributes
+            )
         )
-        return output
+        return list(outputs)
 
     def split(self, x: str, parts: int) -> list[str]:
         """Cut the last axis into equal parts."""
         outputs = [f"Split_{len(self._nodes)}_{index}" for index in range(parts)]
-        self._nodes.append(
-            helper.make_node("Split", [x], outputs, name=f"node_{outputs[0]}", axis=-1, num_outputs=parts)
-        )
-        return outputs
+        return self.ops("Split", x, outputs=outputs, axis=-1, num_outputs=parts)
 
     def constant(self, value: Array | Sequence[int] | int, name: str = "") -> str:
         """Add a constant; integers become int64, as shapes and axes are."""
@@ -48,15 +54,13 @@ class Graph:
         self._constants[name] = numpy_helper.from_array(array, name)
         return name
 
-    def model(
-        self, *, inputs: dict[str, tuple[int, list[str]]], outputs: dict[str, list[str]]
-    ) -> onnx.ModelProto:
-        """The finished model: inputs with element type and axis names, float outputs with axis names."""
+    def model(self, *, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> onnx.ModelProto:
+        """The finished model: inputs and outputs with element type and axes, by name or by size."""
         graph = helper.make_graph(
             self._nodes,
             "lmcli",
             [helper.make_tensor_value_info(name, kind, axes) for name, (kind, axes) in inputs.items()],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, axes) for name, axes in outputs.items()],
+            [helper.make_tensor_value_info(name, kind, axes) for name, (kind, axes) in outputs.items()],
             list(self._constants.values()),
         )
         opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]

@@ -22,6 +22,8 @@ from lmcli.export.graph import MICROSOFT
 # Heads of a few labels cost nothing and decide everything: they stay in float.
 _MIN_COLUMNS = 32
 _MIN_EMBEDDINGS = 1024
+POSITIONS = "positions"
+"""What tables of positions are called: small, and smooth, so they stay in float."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,16 @@ _SYMMETRIC = _Range(symmetric=True, floor=1e-12, scale=1 / 127, zero_point=128)
 # GELU's minimum is -0.17 for every row, so a symmetric range would waste almost half of the 256 values. With
 # the divisor kept at 1 or above, [-0.17, 1] holds every row.
 _AFTER_GELU = _Range(symmetric=False, floor=1.0, scale=1.17 / 255, zero_point=37)
+# The same for SiLU, whose minimum is -0.2785. (QuickGelu is written with alpha = 1 only, which is SiLU.)
+_AFTER_SILU = _Range(symmetric=False, floor=1.0, scale=1.28 / 255, zero_point=56)
 _AFTER_RELU = _Range(symmetric=False, floor=1e-12, scale=1 / 255, zero_point=0)
-_RANGES = {"Gelu": _AFTER_GELU, "BiasGelu": _AFTER_GELU, "FastGelu": _AFTER_GELU, "Relu": _AFTER_RELU}
+_RANGES = {
+    "Gelu": _AFTER_GELU,
+    "BiasGelu": _AFTER_GELU,
+    "FastGelu": _AFTER_GELU,
+    "QuickGelu": _AFTER_SILU,
+    "Relu": _AFTER_RELU,
+}
 
 
 def quantize(model: onnx.ModelProto) -> None:
@@ -94,6 +104,7 @@ class _Quantizer:
             and len(table.dims) == 2
             and table.dims[0] >= _MIN_EMBEDDINGS
             and self._uses[node.input[0]] == 1
+            and not node.input[0].startswith(POSITIONS)
             and all(attribute.i == 0 for attribute in node.attribute if attribute.name == "axis")
         )
 

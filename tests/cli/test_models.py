@@ -160,7 +160,10 @@ def small_table(bundle: Path) -> None:
 def other_inputs(bundle: Path) -> None:
     graph = Graph()
     graph.op("Identity", "pixels", output="logits")
-    model = graph.model(inputs={"pixels": (TensorProto.FLOAT, ["b", "s"])}, outputs={"logits": ["b", "s"]})
+    model = graph.model(
+        inputs={"pixels": (TensorProto.FLOAT, ["b", "s"])},
+        outputs={"logits": (TensorProto.FLOAT, ["b", "s"])},
+    )
     onnx.save(model, bundle / "model.onnx")
 
 

@@ -60,7 +60,7 @@ def _shape_graph(size: int) -> onnx.ModelProto:
     graph.op("Add", rows, shape, output="logits")
     return graph.model(
         inputs={"input_ids": (TensorProto.INT64, ["batch", "sequence"])},
-        outputs={"logits": ["batch", "labels"]},
+        outputs={"logits": (TensorProto.FLOAT, ["batch", "labels"])},
     )
 
 

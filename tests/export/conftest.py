@@ -6,6 +6,12 @@ import pytest
 from tests.export.hub_server import Hub, serve
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_torch_thread() -> None:
+    """Threads cost tiny models more than they gain, above all on a busy machine."""
+    pytest.importorskip("torch").set_num_threads(1)
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub, and huggingface_hub told to use it and a cache of its own.

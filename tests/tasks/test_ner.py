@@ -161,7 +161,7 @@ def _placing(size: int) -> onnx.ModelProto:
     graph.op("Gather", graph.constant(np.eye(size, dtype=np.float32) * 9), places, axis=0, output="logits")
     return graph.model(
         inputs={"input_ids": (TensorProto.INT64, ["batch", "sequence"])},
-        outputs={"logits": ["batch", "sequence", "labels"]},
+        outputs={"logits": (TensorProto.FLOAT, ["batch", "sequence", "labels"])},
     )
 
 
@@ -193,4 +193,4 @@ def test_the_text_form_is_in_the_style(names: Path, style: Any, lines: list[str]
         task = Ner(manifest, encoder, NerOptions(style=style))
         [record] = task([Record("Marie Curie left Paris", "in", 7)])
         assert task.lines(record) == lines
-        assert (task.adds, task.columns) == ("entities", ("entities",))
+        assert (task.adds, task.columns) == (("entities",), ("entities",))

@@ -1,0 +1,201 @@
+"""The keys and values that a decoder attends to, by slot: `InPlaceCache` and `GrowingCache`.
+
+A slot is the place of one source; it has one row for each of its beams. Self-attention has keys and values of
+each row, cross-attention of each source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lmcli.engine.search import Choice
+from lmcli.engine.session import Session
+
+Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.int64]
+
+CHOICE = ("top_logits", "top_ids", "log_normalizer")
+
+
+class Cache(Protocol):
+    """The past of all rows of one decoder run."""
+
+    num_slots: int
+    """How many slots it has at first."""
+    refills: bool
+    """Whether a slot may begin while others are under way."""
+    worth_shrinking: float
+    """From which share of live slots on it is worth to close the gaps."""
+
+    def admit(self, slots: Sequence[int], cross: Mapping[str, Floats]) -> None:
+        """Give slots to new sources. cross: (sources, heads, source, head size) by input name."""
+        ...
+
+    def step(self, tokens: Ints, lengths: Ints, num_candidates: int) -> Choice:
+        """Run the decoder on one more token of each row. tokens, lengths: (rows,)."""
+        ...
+
+    def take_over(self, to: Ints, source: Ints) -> None:
+        """Let the rows `to` continue what the rows `source` have seen."""
+        ...
+
+    def compact(self, slots: Sequence[int]) -> None:
+        """Keep these slots only, as 0, 1, ..."""
+        ...
+
+
+class InPlaceCache:
+    """Buffers of a fixed size that the graph updates where they lie; each row has its own length.
+
+    Sources are padded to `source_length`, and masked. What a row computes depends on that length and on
+    nothing else in the batch.
+    """
+
+    refills = True
+    worth_shrinking = 0.75
+
+    def __init__(
+        self, decoder: Session, *, num_slots: int, num_beams: int, capacity: int, source_length: int
+    ) -> None:
+        self._decoder = decoder
+        self._num_beams = num_beams
+        self._past: dict[str, Floats] = {}
+        self._cross: dict[str, Floats] = {}
+        rows = num_slots * num_beams
+        for name, shape in decoder.input_shapes.items():
+            # Zeros, because what is masked or not yet written is still multiplied, by zero.
+            if name.startswith("past."):
+                size = (rows, shape[1], capacity, shape[3])
+                self._past[name] = np.zeros(size, decoder.input_types[name])  # type: ignore[arg-type]
+            elif name.startswith("cross."):
+                size = (num_slots, shape[1], source_length, shape[3])
+                self._cross[name] = np.zeros(size, decoder.input_types[name])  # type: ignore[arg-type]
+        self._ids = np.zeros((rows, 1), np.int64)
+        self._lengths = np.zeros(rows, np.int32)
+        self._total = np.ones((), np.int32)
+        self._mask = np.zeros((num_slots, source_length), np.int32)
+        self._k = np.zeros(1, np.int64)
+        self.num_slots = num_slots
+        self._bind()
+
+    def admit(self, slots: Sequence[int], cross: Mapping[str, Floats]) -> None:
+        """See Cache."""
+        for name, values in cross.items():
+            self._cross[name][slots, :, : values.shape[2]] = values
+        length = next(iter(cross.values())).shape[2]
+        self._mask[slots] = np.arange(self._mask.shape[1]) < length
+
+    def step(self, tokens: Ints, lengths: Ints, num_candidates: int) -> Choice:
+        """See Cache."""
+        rows = self.num_slots * self._num_beams
+        self._ids[:rows, 0] = tokens
+        self._lengths[:rows] = lengths
+        self._total[()] = lengths.max() + 1
+        if num_candidates != self._k[0]:
+            self._k[0] = num_candidates
+            self._bind_outputs()
+        self._binding.run()
+        return self._choice
+
+    def take_over(self, to: Ints, source: Ints) -> None:
+        """See Cache."""
+        if len(to):
+            used = int(self._total)
+            for past in self._past.values():
+                past[to, :, :used] = past[source, :, :used]
+
+    def compact(self, slots: Sequence[int]) -> None:
+        """See Cache."""
+        moved = [(to, source) for to, source in enumerate(slots) if to != source]
+        beams, used = self._num_beams, int(self._total)
+        for to, source in moved:  # a slot never moves to where one behind it still has to be fetched
+            for past in self._past.values():
+                rows = past[source * beams : (source + 1) * beams, :, :used]
+                past[to * beams : (to + 1) * beams, :, :used] = rows
+            for cross in self._cross.values():
+                cross[to] = cross[source]
+            self._mask[to] = self._mask[source]
+        self.num_slots = len(slots)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Bind the part of the buffers that the live slots use."""
+        slots, rows = self.num_slots, self.num_slots * self._num_beams
+        self._binding = binding = self._decoder.bind()
+        for name, past in self._past.items():
+            binding.in_place(name, name.replace("past.", "present."), past[:rows])
+        for name, cross in self._cross.items():
+            binding.input(name, cross[:slots])
+        binding.input("input_ids", self._ids[:rows])
+        binding.input("past_length", self._lengths[:rows])
+        binding.input("total_length", self._total)
+        binding.input("source_mask", self._mask[:slots])
+        binding.input("k", self._k)
+        self._bind_outputs()
+
+    def _bind_outputs(self) -> None:
+        rows, k = self.num_slots * self._num_beams, int(self._k[0])
+        self._choice = choice = Choice(
+            np.zeros((rows, k), np.float32), np.zeros((rows, k), np.int64), np.zeros((rows, 1), np.float32)
+        )
+        self._binding.output("top_logits", choice.top_logits)
+        self._binding.output("top_ids", choice.top_ids)
+        self._binding.output("log_normalizer", choice.log_normalizer)
+
+
+class GrowingCache:
+    """Keys and values that the graph returns one step longer; all rows are of equal length.
+
+    They stay on the device. A row continues the one that `parents` names, so rows move inside the graph.
+    """
+
+    refills = False
+    worth_shrinking = 0.5
+
+    def __init__(self, decoder: Session, *, num_slots: int, num_beams: int) -> None:
+        self.num_slots = num_slots
+        self._decoder = decoder
+        self._num_beams = num_beams
+        self._binding = decoder.bind()
+        self._past = [name for name in decoder.inputs if name.startswith("past.")]
+        self._present = [name.replace("past.", "present.") for name in self._past]
+        self._cross: dict[str, Floats] = {}
+        self._parents = np.zeros(0, np.int64)
+
+    def admit(self, slots: Sequence[int], cross: Mapping[str, Floats]) -> None:
+        """See Cache. All slots begin together."""
+        rows = len(slots) * self._num_beams
+        for name in self._past:
+            shape, kind = self._decoder.input_shapes[name], self._decoder.input_types[name]
+            self._binding.input(name, np.zeros((rows, shape[1], 0, shape[3]), kind))  # type: ignore[arg-type]
+        self._parents = np.arange(rows)
+        self._bind_cross(cross)
+
+    def step(self, tokens: Ints, lengths: Ints, num_candidates: int) -> Choice:  # noqa: ARG002
+        """See Cache."""
+        self._binding.input("input_ids", tokens[:, None])
+        self._binding.input("parents", self._parents)
+        self._binding.input("k", np.array([num_candidates]))
+        outputs = self._binding.run_for(*CHOICE, *self._present)
+        for name, present in zip(self._past, self._present, strict=True):
+            self._binding.input(name, outputs[present])
+        self._parents = np.arange(len(tokens))
+        return Choice(*(outputs[name].numpy() for name in CHOICE))
+
+    def take_over(self, to: Ints, source: Ints) -> None:
+        """See Cache."""
+        self._parents[to] = self._parents[source]
+
+    def compact(self, slots: Sequence[int]) -> None:
+        """See Cache."""
+        self._parents = self._parents.reshape(-1, self._num_beams)[slots].reshape(-1)
+        self._bind_cross({name: values[slots] for name, values in self._cross.items()})
+
+    def _bind_cross(self, cross: Mapping[str, Floats]) -> None:
+        self._cross = {name: np.ascontiguousarray(values) for name, values in cross.items()}
+        for name, values in self._cross.items():
+            self._binding.input(name, values)

@@ -1,0 +1,95 @@
+"""What may not come out next: the rules of a `GenerationConfig`, for all rows at once.
+
+A decoder gives only the best tokens of each row. As the rules are known before a step, `Constraints` says how
+many it must give so that enough are left; so the result is that of the whole vocabulary, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lmcli.engine.generation import GenerationConfig
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+BANNED = np.float32(-np.inf)
+
+
+class Constraints:
+    """The rules of one configuration."""
+
+    def __init__(self, config: GenerationConfig) -> None:
+        self._config = config
+        self._suppressed = np.array(config.suppress_tokens, np.int64)
+        self._varies = (
+            config.no_repeat_ngram_size > 0
+            or config.min_new_tokens > 0
+            or bool(config.bad_words_ids)
+            or config.repetition_penalty != 1
+        )
+        self._banned: list[list[int]] = []
+        self._seen: list[Ints] = []
+
+    def prepare(self, sequences: Ints, counts: Ints) -> int:
+        """How many candidates beyond those that are wanted the next step must give.
+
+        sequences: (rows, capacity), the start token first; counts: (rows,), new tokens of each row so far.
+        """
+        extra = len(self._suppressed)
+        if not self._varies:
+            return extra
+        rows = [sequence[: count + 1] for sequence, count in zip(sequences, counts.tolist(), strict=True)]
+        self._banned = [list(self._bans(row)) for row in rows]
+        extra += max((len(banned) for banned in self._banned), default=0)
+        if self._config.repetition_penalty != 1:
+            self._seen = [np.unique(row) for row in rows]
+            extra += max((len(seen) for seen in self._seen), default=0)
+        return extra
+
+    def apply(self, scores: Floats, ids: Ints, forced: Ints) -> None:
+        """Change scores (rows, k) of the candidates ids (rows, k) as the rules say, in place.
+
+        forced: (rows,), the token that a row must take, or -1.
+        """
+        if self._varies:
+            for row, banned in enumerate(self._banned):
+                if self._config.repetition_penalty != 1:
+                    self._penalize(scores[row], np.isin(ids[row], self._seen[row]))
+                if banned:
+                    scores[row, np.isin(ids[row], banned)] = BANNED
+        if len(self._suppressed):
+            scores[np.isin(ids, self._suppressed)] = BANNED
+        must = np.flatnonzero(forced >= 0)
+        scores[must] = BANNED
+        scores[must, 0], ids[must, 0] = 0, forced[must]
+
+    def _penalize(self, scores: Floats, seen: npt.NDArray[np.bool_]) -> None:
+        """Keskar et al. 2019, section 4.1: divide what is positive, multiply what is negative."""
+        penalty = np.float32(self._config.repetition_penalty)
+        scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
+
+    def _bans(self, sequence: Ints) -> Iterator[int]:
+        config = self._config
+        if len(sequence) - 1 < config.min_new_tokens:
+            yield from config.eos_token_ids
+        if config.no_repeat_ngram_size:
+            yield from repeating(sequence, config.no_repeat_ngram_size)
+        for words in config.bad_words_ids:
+            *before, last = words
+            if sequence[-len(before) :].tolist() == before:
+                yield last
+
+
+def repeating(sequence: Ints, size: int) -> Sequence[int]:
+    """The tokens that would end an n-gram of `size` which the sequence holds already."""
+    if len(sequence) < size:
+        return ()
+    if size == 1:
+        return np.unique(sequence).tolist()  # type: ignore[no-any-return]
+    grams = np.lib.stride_tricks.sliding_window_view(sequence, size)
+    same = (grams[:, :-1] == sequence[len(sequence) - size + 1 :]).all(axis=1)
+    return np.unique(grams[same, -1]).tolist()  # type: ignore[no-any-return]

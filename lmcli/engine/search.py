@@ -1,0 +1,400 @@
+"""How outputs are searched for: `Sampling` (greedy, too) and `BeamSearch`, for all slots of a batch at once.
+
+A search is told what the decoder gives for its rows (`advance`), and says which token each row takes next and
+which row it continues. A slot is the place of one source; with beams it has a row for each. The arithmetic is
+that of transformers' `generate`, in float32, so that the same tokens come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lmcli.engine.constraints import Constraints
+from lmcli.engine.generation import GenerationConfig
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+class Source(NamedTuple):
+    """What one output is made from."""
+
+    input_ids: Ints
+    """(sequence,), with all special tokens; at most the tokenizer's `context_length`."""
+    max_new_tokens: int
+    """Its own limit, at most that of the configuration."""
+    forced_bos_token_id: int | None = None
+    """What its first token must be: a language code. None: as the configuration says."""
+    decoder_start_token_id: int | None = None
+    """What its decoder starts with. None: as the configuration says."""
+    seed: int = 0
+    """What its sampling starts from, together with the seed of the configuration."""
+
+
+class Hypothesis(NamedTuple):
+    """One output."""
+
+    token_ids: list[int]
+    """Without the start token, a forced first token, and the end."""
+    score: float
+    """The mean log-probability of its tokens: their sum, divided by the length to `length_penalty`."""
+    is_complete: bool
+    """Whether the model ended it, and not the limit."""
+
+
+class Choice(NamedTuple):
+    """The best next tokens of each row."""
+
+    top_logits: Floats
+    """(rows, k), descending."""
+    top_ids: Ints
+    """(rows, k)."""
+    log_normalizer: Floats
+    """(rows, 1): the logarithm of the sum of the exponentials of all logits."""
+
+
+class Search(Protocol):
+    """The state of one search, by slot."""
+
+    def admit(self, slots: Sequence[int], sources: Sequence[Source]) -> None:
+        """Begin with new sources in free slots."""
+        ...
+
+    def num_candidates(self) -> int:
+        """How many of the best tokens of each row the next step needs."""
+        ...
+
+    def advance(self, choice: Choice) -> tuple[Ints, Ints]:
+        """Take one step. Gives the rows whose past changes, and the rows whose past they take over."""
+        ...
+
+    def tokens(self) -> Ints:
+        """The token that each row takes next: (rows,)."""
+        ...
+
+    def lengths(self) -> Ints:
+        """How many tokens the decoder has seen of each row: (rows,)."""
+        ...
+
+    def finished(self) -> list[int]:
+        """The slots that ended with the last step."""
+        ...
+
+    def result(self, slot: int) -> list[Hypothesis]:
+        """The outputs of a slot, the best first."""
+        ...
+
+    def compact(self, slots: Sequence[int]) -> None:
+        """Keep these slots only, as 0, 1, ..."""
+        ...
+
+
+class _Slots:
+    """What every search knows of its slots. Arrays are (slots, ...) and move together."""
+
+    def __init__(self, config: GenerationConfig, num_slots: int, capacity: int) -> None:
+        self.config = config
+        self.constraints = Constraints(config)
+        self.eos = np.array(config.eos_token_ids, np.int64)
+        self.limits = np.ones(num_slots, np.int64)
+        self.counts = np.zeros(num_slots, np.int64)
+        self.is_live = np.zeros(num_slots, np.bool_)
+        self.first = np.full(num_slots, -1, np.int64)
+        self.start = np.zeros(num_slots, np.int64)
+        self.capacity = capacity + 1
+
+    def admit(self, slots: Sequence[int], sources: Sequence[Source]) -> None:
+        config = self.config
+        for slot, source in zip(slots, sources, strict=True):
+            first, start = source.forced_bos_token_id, source.decoder_start_token_id
+            first = config.forced_bos_token_id if first is None else first
+            self.first[slot] = -1 if first is None else first
+            self.start[slot] = config.decoder_start_token_id if start is None else start
+            self.limits[slot] = source.max_new_tokens
+        self.counts[slots] = 0
+        self.is_live[slots] = True
+
+    def forced(self) -> Ints:
+        """(slots,): the token that must come next, or -1."""
+        forced = np.where(self.counts == 0, self.first, -1)
+        if self.config.forced_eos_token_id is not None:
+            forced[self.counts == self.limits - 1] = self.config.forced_eos_token_id
+        return forced
+
+    def output(self, slot: int, sequence: Ints, score: float) -> Hypothesis:
+        """A hypothesis from the new tokens of a sequence, its end included."""
+        tokens: list[int] = sequence.tolist()
+        # With forced_eos_token_id the last token is the end whether the model meant it or not.
+        was_cut = len(tokens) == self.limits[slot] and self.config.forced_eos_token_id is not None
+        is_complete = bool(tokens) and tokens[-1] in self.config.eos_token_ids
+        if is_complete:
+            tokens = tokens[:-1]
+        if tokens and tokens[0] == self.first[slot]:
+            tokens = tokens[1:]
+        return Hypothesis(tokens, score, is_complete and not was_cut)
+
+
+class Sampling(_Slots):
+    """One output of each source, token by token: the likeliest, or with `do_sample` a drawn one."""
+
+    def __init__(self, config: GenerationConfig, num_slots: int, capacity: int) -> None:
+        super().__init__(config, num_slots, capacity)
+        self._sequences = np.zeros((num_slots, self.capacity), np.int64)
+        self._sums = np.zeros(num_slots, np.float64)
+        self._draws = [np.random.default_rng(0)] * num_slots if config.do_sample else []
+        self._ended: list[int] = []
+
+    def admit(self, slots: Sequence[int], sources: Sequence[Source]) -> None:
+        """See Search."""
+        super().admit(slots, sources)
+        self._sequences[slots, 0] = self.start[slots]
+        self._sums[slots] = 0
+        if self.config.do_sample:
+            for slot, source in zip(slots, sources, strict=True):
+                self._draws[slot] = np.random.default_rng([self.config.seed, source.seed])
+
+    def num_candidates(self) -> int:
+        """See Search."""
+        wanted = self.config.top_k if self.config.do_sample else 1
+        return self.constraints.prepare(self._sequences, self.counts) + wanted
+
+    def advance(self, choice: Choice) -> tuple[Ints, Ints]:
+        """See Search."""
+        scores, ids = choice.top_logits.copy(), choice.top_ids.copy()
+        self.constraints.apply(scores, ids, forced := self.forced())
+        best = self._draw(scores) if self.config.do_sample else scores.argmax(axis=1)
+        rows = np.arange(len(best))
+        tokens = ids[rows, best]
+        log_probabilities = choice.top_logits[rows, best] - choice.log_normalizer[:, 0]
+        self._sums += np.where(forced >= 0, 0, log_probabilities)
+        self.counts += self.is_live
+        self._sequences[rows, np.minimum(self.counts, self.capacity - 1)] = tokens
+        ended = np.isin(tokens, self.eos) | (self.counts >= self.limits)
+        self._ended = np.flatnonzero(ended & self.is_live).tolist()
+        self.is_live[self._ended] = False
+        nothing = np.zeros(0, np.int64)
+        return nothing, nothing
+
+    def tokens(self) -> Ints:
+        """See Search."""
+        return self._sequences[np.arange(len(self.counts)), np.minimum(self.counts, self.capacity - 1)]
+
+    def lengths(self) -> Ints:
+        """See Search."""
+        return np.where(self.is_live, self.counts, 0)
+
+    def finished(self) -> list[int]:
+        """See Search."""
+        return self._ended
+
+    def result(self, slot: int) -> list[Hypothesis]:
+        """See Search."""
+        count = int(self.counts[slot])
+        score = float(self._sums[slot]) / count**self.config.length_penalty
+        return [self.output(slot, self._sequences[slot, 1 : count + 1], score)]
+
+    def compact(self, slots: Sequence[int]) -> None:
+        """See Search."""
+        for name in ("limits", "counts", "is_live", "first", "start", "_sequences", "_sums"):
+            setattr(self, name, getattr(self, name)[slots])
+        if self.config.do_sample:
+            self._draws = [self._draws[slot] for slot in slots]
+
+    def _draw(self, scores: Floats) -> Ints:
+        """Sample from the candidates' scores (rows, k) with temperature, top_k and top_p."""
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : self.config.top_k]
+        scaled = np.take_along_axis(scores, order, axis=1).astype(np.float64) / self.config.temperature
+        weights = np.exp(scaled - scaled[:, :1])
+        weights /= weights.sum(axis=1, keepdims=True)
+        # The likeliest tokens until their probabilities reach top_p, the one that crosses it included.
+        weights[np.cumsum(weights, axis=1) - weights >= self.config.top_p] = 0
+        heights = np.cumsum(weights, axis=1)
+        drawn = np.zeros(len(scores), np.int64)
+        for row in np.flatnonzero(self.is_live):
+            point = self._draws[row].random() * heights[row, -1]
+            drawn[row] = np.searchsorted(heights[row], point, side="right")
+        places: Ints = order[np.arange(len(order)), np.minimum(drawn, order.shape[1] - 1)]
+        return places
+
+
+# What transformers adds to scores that are out of the race.
+_OUT = np.float32(-1e9)
+
+
+class BeamSearch(_Slots):
+    """`num_beams` outputs of each source at once, as transformers 4.57's `_beam_search` defines it.
+
+    Of a beam that several beams continue, one stays in its row, so the others alone have to be moved; beams
+    are kept in the order of their scores, and `_rows` says in which row each one lies.
+    """
+
+    def __init__(self, config: GenerationConfig, num_slots: int, capacity: int) -> None:
+        super().__init__(config, num_slots, capacity)
+        beams = config.num_beams
+        self._sequences = np.zeros((num_slots, beams, self.capacity), np.int64)
+        self._scores = np.zeros((num_slots, beams), np.float32)
+        self._rows = np.tile(np.arange(beams), (num_slots, 1))
+        self._done_sequences = np.zeros((num_slots, beams, self.capacity), np.int64)
+        self._done_lengths = np.zeros((num_slots, beams), np.int64)
+        self._done_scores = np.full((num_slots, beams), _OUT, np.float32)
+        self._is_done = np.zeros((num_slots, beams), np.bool_)
+        self._ended: list[int] = []
+
+    def admit(self, slots: Sequence[int], sources: Sequence[Source]) -> None:
+        """See Search."""
+        super().admit(slots, sources)
+        self._sequences[slots, :, 0] = self.start[slots][:, None]
+        self._scores[slots] = _OUT
+        self._scores[slots, 0] = 0  # at first all beams are the same: only one may be continued
+        self._rows[slots] = np.arange(self.config.num_beams)
+        self._done_scores[slots] = _OUT
+        self._is_done[slots] = False
+
+    def num_candidates(self) -> int:
+        """See Search."""
+        beams = self.config.num_beams
+        flat = self._sequences.reshape(-1, self.capacity)
+        return self.constraints.prepare(flat, np.repeat(self.counts, beams)) + self._num_kept()
+
+    def _num_kept(self) -> int:
+        """Enough that `num_beams` are left if all others end."""
+        return max(2, 1 + len(self.eos)) * self.config.num_beams
+
+    def advance(self, choice: Choice) -> tuple[Ints, Ints]:
+        """See Search."""
+        num_slots, beams = self._scores.shape
+        scores, ids = self._by_beam(choice)  # (slots, beams, k)
+        flat = (scores + self._scores[:, :, None]).reshape(num_slots, -1)
+        order = np.argsort(-flat, axis=1, kind="stable")[:, : self._num_kept()]
+        kept = np.take_along_axis(flat, order, axis=1)
+        parents = order // ids.shape[2]
+        tokens = np.take_along_axis(ids.reshape(num_slots, -1), order, axis=1)
+        ends = np.isin(tokens, self.eos) | (self.counts + 1 >= self.limits)[:, None]
+        self._finish_beams(kept, parents, tokens, ends & self.is_live[:, None])
+        running = kept + np.where(ends, _OUT, np.float32(0))
+        going_on = np.argsort(-running, axis=1, kind="stable")[:, :beams]
+        self.counts += self.is_live
+        moved = self._continue(
+            np.take_along_axis(parents, going_on, axis=1),
+            np.take_along_axis(tokens, going_on, axis=1),
+            np.take_along_axis(running, going_on, axis=1),
+        )
+        ended = ~self._can_improve() | ends.all(axis=1)
+        self._ended = np.flatnonzero(ended & self.is_live).tolist()
+        self.is_live[self._ended] = False
+        return moved
+
+    def _by_beam(self, choice: Choice) -> tuple[Floats, Ints]:
+        """Log-probabilities and tokens under the rules, in the order of beams: (slots, beams, k)."""
+        num_slots, beams = self._scores.shape
+        rows = (self._rows + np.arange(num_slots)[:, None] * beams).reshape(-1)
+        scores = (choice.top_logits - choice.log_normalizer)[rows]
+        ids = choice.top_ids[rows]
+        self.constraints.apply(scores, ids, np.repeat(self.forced(), beams))
+        return scores.reshape(num_slots, beams, -1), ids.reshape(num_slots, beams, -1)
+
+    def _finish_beams(self, scores: Floats, parents: Ints, tokens: Ints, ends: Flags) -> None:
+        """Let candidates that ended, of the best `num_beams`, compete with those that ended before."""
+        beams = self.config.num_beams
+        just = ends & (np.arange(scores.shape[1]) < beams)
+        if self.config.early_stopping is True:
+            just &= ~self._is_done.all(axis=1, keepdims=True)
+        slots = np.flatnonzero(just.any(axis=1))
+        if not len(slots):
+            return
+        lengths = self.counts[slots] + 1
+        penalty = (lengths.astype(np.float64) ** self.config.length_penalty).astype(np.float32)
+        new = np.where(just[slots], scores[slots] / penalty[:, None], _OUT)
+        merged = np.concatenate([self._done_scores[slots], new], axis=1)
+        best = np.argsort(-merged, axis=1, kind="stable")[:, :beams]
+        sequences = self._sequences[slots[:, None], parents[slots]]  # (slots, kept, capacity)
+        np.put_along_axis(sequences, lengths[:, None, None], tokens[slots][:, :, None], axis=2)
+        sequences = np.concatenate([self._done_sequences[slots], sequences], axis=1)
+        self._done_sequences[slots] = np.take_along_axis(sequences, best[:, :, None], axis=1)
+        ages = np.concatenate(
+            [self._done_lengths[slots], np.repeat(lengths[:, None], new.shape[1], 1)], axis=1
+        )
+        self._done_lengths[slots] = np.take_along_axis(ages, best, axis=1)
+        self._done_scores[slots] = np.take_along_axis(merged, best, axis=1)
+        is_done = np.concatenate([self._is_done[slots], just[slots]], axis=1)
+        self._is_done[slots] = np.take_along_axis(is_done, best, axis=1)
+
+    def _continue(self, parents: Ints, tokens: Ints, scores: Floats) -> tuple[Ints, Ints]:
+        """Go on with these beams, (slots, beams) each; the rows that move: to, from."""
+        num_slots, beams = parents.shape
+        slots = np.arange(num_slots)[:, None]
+        self._sequences = self._sequences[slots, parents]
+        places = np.minimum(self.counts, self.capacity - 1)[:, None, None]
+        np.put_along_axis(self._sequences, places, tokens[:, :, None], axis=2)
+        self._scores = scores
+        rows = np.take_along_axis(self._rows, parents, axis=1)
+        stays = ~np.tril(parents[:, :, None] == parents[:, None, :], -1).any(axis=2)
+        is_taken = np.zeros((num_slots, beams), np.bool_)
+        np.put_along_axis(is_taken, np.where(stays, rows, rows[:, :1]), True, axis=1)
+        free = np.argsort(is_taken, axis=1, kind="stable")
+        nth = np.maximum(np.cumsum(~stays, axis=1) - 1, 0)
+        self._rows = np.where(stays, rows, np.take_along_axis(free, nth, axis=1))
+        moves = ~stays & self.is_live[:, None]
+        base = slots * beams
+        return (self._rows + base)[moves], (rows + base)[moves]
+
+    def _can_improve(self) -> Flags:
+        """Whether a running beam may still end better than the worst that ended: (slots,).
+
+        transformers' heuristic, with its meaning of `early_stopping`.
+        """
+        config = self.config
+        is_open: Flags = np.logical_not(self._is_done.all(axis=1))
+        if config.early_stopping is True:
+            return is_open
+        longest = config.early_stopping == "never" and config.length_penalty > 0
+        lengths = self.limits if longest else self.counts
+        penalty = (np.maximum(lengths, 1).astype(np.float64) ** config.length_penalty).astype(np.float32)
+        possible = self._scores[:, 0] / penalty
+        can_improve: Flags = is_open | (possible > self._done_scores.min(axis=1))
+        return can_improve
+
+    def tokens(self) -> Ints:
+        """See Search."""
+        num_slots, beams = self._rows.shape
+        places = np.minimum(self.counts, self.capacity - 1)[:, None, None]
+        by_beam = np.take_along_axis(self._sequences, places, axis=2)[:, :, 0]
+        by_row = np.empty_like(by_beam)
+        np.put_along_axis(by_row, self._rows, by_beam, axis=1)
+        return by_row.reshape(num_slots * beams)
+
+    def lengths(self) -> Ints:
+        """See Search."""
+        return np.repeat(np.where(self.is_live, self.counts, 0), self.config.num_beams)
+
+    def finished(self) -> list[int]:
+        """See Search."""
+        return self._ended
+
+    def result(self, slot: int) -> list[Hypothesis]:
+        """See Search."""
+        lengths, scores = self._done_lengths[slot].tolist(), self._done_scores[slot].tolist()
+        return [
+            self.output(slot, self._done_sequences[slot, beam, 1 : lengths[beam] + 1], scores[beam])
+            for beam in range(self.config.num_return_sequences)
+            if self._is_done[slot, beam]
+        ]
+
+    def compact(self, slots: Sequence[int]) -> None:
+        """See Search."""
+        for name in (
+            *("limits", "counts", "is_live", "first", "start", "_sequences", "_scores", "_rows"),
+            *("_done_sequences", "_done_lengths", "_done_scores", "_is_done"),
+        ):
+            setattr(self, name, getattr(self, name)[slots])
+
+
+def make_search(config: GenerationConfig, num_slots: int, capacity: int) -> Search:
+    """The search that a configuration asks for, for sources of at most `capacity` new tokens."""
+    kind = BeamSearch if config.num_beams > 1 else Sampling
+    return kind(config, num_slots, capacity)
