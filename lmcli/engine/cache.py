@@ -103,10 +103,14 @@ class InPlaceCache:
 
     def take_over(self, to: Ints, source: Ints) -> None:
         """See Cache."""
-        if len(to):
-            used = int(self._total)
+        if not len(to):
+            return
+        # Only what is used is copied; rows of very different lengths are under way together.
+        used = _next_power(self._lengths[source] + 1)
+        for length in np.unique(used).tolist():
+            same = used == length
             for past in self._past.values():
-                past[to, :, :used] = past[source, :, :used]
+                past[to[same], :, :length] = past[source[same], :, :length]
 
     def compact(self, slots: Sequence[int]) -> None:
         """See Cache."""
@@ -145,6 +149,11 @@ class InPlaceCache:
         self._binding.output("top_logits", choice.top_logits)
         self._binding.output("top_ids", choice.top_ids)
         self._binding.output("log_normalizer", choice.log_normalizer)
+
+
+def _next_power(lengths: npt.NDArray[np.int32]) -> Ints:
+    """The powers of two from 16 on that are not below the lengths."""
+    return 1 << np.ceil(np.log2(np.maximum(lengths, 16))).astype(np.int64)
 
 
 class GrowingCache:

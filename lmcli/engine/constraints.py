@@ -58,11 +58,11 @@ class Constraints:
         if self._varies:
             for row, banned in enumerate(self._banned):
                 if self._config.repetition_penalty != 1:
-                    self._penalize(scores[row], np.isin(ids[row], self._seen[row]))
+                    self._penalize(scores[row], is_any(ids[row], self._seen[row]))
                 if banned:
                     scores[row, np.isin(ids[row], banned)] = BANNED
         if len(self._suppressed):
-            scores[np.isin(ids, self._suppressed)] = BANNED
+            scores[is_any(ids, self._suppressed)] = BANNED
         must = np.flatnonzero(forced >= 0)
         scores[must] = BANNED
         scores[must, 0], ids[must, 0] = 0, forced[must]
@@ -82,6 +82,16 @@ class Constraints:
             *before, last = words
             if sequence[-len(before) :].tolist() == before:
                 yield last
+
+
+def is_any(ids: Ints, wanted: Ints) -> npt.NDArray[np.bool_]:
+    """Which ids are among those wanted: np.isin, but fast for the usual one or two."""
+    if len(wanted) > 4:
+        return np.isin(ids, wanted)
+    found = np.zeros(ids.shape, np.bool_)
+    for token in wanted.tolist():
+        found |= ids == token
+    return found
 
 
 def repeating(sequence: Ints, size: int) -> Sequence[int]:

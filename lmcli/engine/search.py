@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lmcli.engine.constraints import Constraints
+from lmcli.engine.constraints import Constraints, is_any
 from lmcli.engine.generation import GenerationConfig
 
 Floats = npt.NDArray[np.float32]
@@ -174,7 +174,7 @@ class Sampling(_Slots):
         self._sums += np.where(forced >= 0, 0, log_probabilities)
         self.counts += self.is_live
         self._sequences[rows, np.minimum(self.counts, self.capacity - 1)] = tokens
-        ended = np.isin(tokens, self.eos) | (self.counts >= self.limits)
+        ended = is_any(tokens, self.eos) | (self.counts >= self.limits)
         self._ended = np.flatnonzero(ended & self.is_live).tolist()
         self.is_live[self._ended] = False
         nothing = np.zeros(0, np.int64)
@@ -268,22 +268,18 @@ class BeamSearch(_Slots):
     def advance(self, choice: Choice) -> tuple[Ints, Ints]:
         """See Search."""
         num_slots, beams = self._scores.shape
+        slots = np.arange(num_slots)[:, None]
         scores, ids = self._by_beam(choice)  # (slots, beams, k)
         flat = (scores + self._scores[:, :, None]).reshape(num_slots, -1)
         order = np.argsort(-flat, axis=1, kind="stable")[:, : self._num_kept()]
-        kept = np.take_along_axis(flat, order, axis=1)
-        parents = order // ids.shape[2]
-        tokens = np.take_along_axis(ids.reshape(num_slots, -1), order, axis=1)
-        ends = np.isin(tokens, self.eos) | (self.counts + 1 >= self.limits)[:, None]
+        kept, parents = flat[slots, order], order // ids.shape[2]
+        tokens = ids.reshape(num_slots, -1)[slots, order]
+        ends = is_any(tokens, self.eos) | (self.counts + 1 >= self.limits)[:, None]
         self._finish_beams(kept, parents, tokens, ends & self.is_live[:, None])
         running = kept + np.where(ends, _OUT, np.float32(0))
         going_on = np.argsort(-running, axis=1, kind="stable")[:, :beams]
         self.counts += self.is_live
-        moved = self._continue(
-            np.take_along_axis(parents, going_on, axis=1),
-            np.take_along_axis(tokens, going_on, axis=1),
-            np.take_along_axis(running, going_on, axis=1),
-        )
+        moved = self._continue(parents[slots, going_on], tokens[slots, going_on], running[slots, going_on])
         ended = ~self._can_improve() | ends.all(axis=1)
         self._ended = np.flatnonzero(ended & self.is_live).tolist()
         self.is_live[self._ended] = False
@@ -312,33 +308,33 @@ class BeamSearch(_Slots):
         new = np.where(just[slots], scores[slots] / penalty[:, None], _OUT)
         merged = np.concatenate([self._done_scores[slots], new], axis=1)
         best = np.argsort(-merged, axis=1, kind="stable")[:, :beams]
+        rows = np.arange(len(slots))[:, None]
         sequences = self._sequences[slots[:, None], parents[slots]]  # (slots, kept, capacity)
-        np.put_along_axis(sequences, lengths[:, None, None], tokens[slots][:, :, None], axis=2)
-        sequences = np.concatenate([self._done_sequences[slots], sequences], axis=1)
-        self._done_sequences[slots] = np.take_along_axis(sequences, best[:, :, None], axis=1)
-        ages = np.concatenate(
-            [self._done_lengths[slots], np.repeat(lengths[:, None], new.shape[1], 1)], axis=1
-        )
-        self._done_lengths[slots] = np.take_along_axis(ages, best, axis=1)
-        self._done_scores[slots] = np.take_along_axis(merged, best, axis=1)
-        is_done = np.concatenate([self._is_done[slots], just[slots]], axis=1)
-        self._is_done[slots] = np.take_along_axis(is_done, best, axis=1)
+        sequences[rows, np.arange(new.shape[1]), lengths[:, None]] = tokens[slots]
+        ages = np.broadcast_to(lengths[:, None], new.shape)
+        for done, added in (
+            (self._done_sequences, sequences),
+            (self._done_lengths, ages),
+            (self._done_scores, new),
+            (self._is_done, just[slots]),
+        ):
+            done[slots] = np.concatenate([done[slots], added], axis=1)[rows, best]
 
     def _continue(self, parents: Ints, tokens: Ints, scores: Floats) -> tuple[Ints, Ints]:
         """Go on with these beams, (slots, beams) each; the rows that move: to, from."""
         num_slots, beams = parents.shape
         slots = np.arange(num_slots)[:, None]
+        places = np.minimum(self.counts, self.capacity - 1)[:, None]
         self._sequences = self._sequences[slots, parents]
-        places = np.minimum(self.counts, self.capacity - 1)[:, None, None]
-        np.put_along_axis(self._sequences, places, tokens[:, :, None], axis=2)
+        self._sequences[slots, np.arange(beams), places] = tokens
         self._scores = scores
-        rows = np.take_along_axis(self._rows, parents, axis=1)
+        rows = self._rows[slots, parents]
         stays = ~np.tril(parents[:, :, None] == parents[:, None, :], -1).any(axis=2)
         is_taken = np.zeros((num_slots, beams), np.bool_)
-        np.put_along_axis(is_taken, np.where(stays, rows, rows[:, :1]), True, axis=1)
+        is_taken[slots, np.where(stays, rows, rows[:, :1])] = True
         free = np.argsort(is_taken, axis=1, kind="stable")
         nth = np.maximum(np.cumsum(~stays, axis=1) - 1, 0)
-        self._rows = np.where(stays, rows, np.take_along_axis(free, nth, axis=1))
+        self._rows = np.where(stays, rows, free[slots, nth])
         moves = ~stays & self.is_live[:, None]
         base = slots * beams
         return (self._rows + base)[moves], (rows + base)[moves]
@@ -362,11 +358,11 @@ class BeamSearch(_Slots):
     def tokens(self) -> Ints:
         """See Search."""
         num_slots, beams = self._rows.shape
-        places = np.minimum(self.counts, self.capacity - 1)[:, None, None]
-        by_beam = np.take_along_axis(self._sequences, places, axis=2)[:, :, 0]
-        by_row = np.empty_like(by_beam)
-        np.put_along_axis(by_row, self._rows, by_beam, axis=1)
-        return by_row.reshape(num_slots * beams)
+        slots = np.arange(num_slots)[:, None]
+        places = np.minimum(self.counts, self.capacity - 1)[:, None]
+        by_row = np.empty((num_slots, beams), np.int64)
+        by_row[slots, self._rows] = self._sequences[slots, np.arange(beams), places]
+        return by_row.reshape(-1)
 
     def lengths(self) -> Ints:
         """See Search."""

@@ -31,14 +31,29 @@ An lmcli bundle for {manifest.task}: a {manifest.model_type} model as an ONNX gr
 
 - Source: {source["model"]}{revision}.
 - License: {source["license"] or "not named by the source; ask its authors before you share this bundle"}.
-- Labels: {", ".join(manifest.labels)}.
-- Context: {manifest.context_length} tokens; longer texts are read in overlapping windows.
+{_facts(manifest)}
 - Made with: {", ".join(f"{tool} {version}" for tool, version in source["tools"].items())}.
 
 ## Measured at export
 
 {_proof(manifest)}
 {_section("Notes", notes)}{_section("The card of the source model", source_card)}"""
+
+
+def _facts(manifest: Manifest) -> str:
+    """What the model knows."""
+    length = f"- Context: {manifest.context_length} tokens; "
+    if manifest.seq2seq is None:
+        return (
+            f"- Labels: {', '.join(manifest.labels)}.\n{length}longer texts are read in overlapping windows."
+        )
+    if manifest.task == "summarization":
+        return f"{length}longer texts are summarized part by part."
+    from_, to = (
+        ", ".join(languages) or "not named by the source"
+        for languages in (manifest.seq2seq.source_languages, manifest.seq2seq.target_languages)
+    )
+    return f"- Translates: {from_} to {to}.\n{length}longer sentences are taken apart."
 
 
 def _section(title: str, text: str) -> str:

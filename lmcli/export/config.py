@@ -29,6 +29,16 @@ _SUFFIXES: Mapping[str, Task] = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
 }
+# What the published encoder-decoders of an architecture were trained for; T5's for both, see `task_of`.
+_SEQ2SEQ: Mapping[str, Task] = {
+    "bart": "summarization",
+    "bigbird_pegasus": "summarization",
+    "longt5": "summarization",
+    "m2m_100": "translation",
+    "marian": "translation",
+    "mbart": "translation",
+    "pegasus": "summarization",
+}
 # Keys that pull in code or other repositories (CVE-2026-4372, CVE-2026-5241), and what the export decides.
 _DROPPED = re.compile(
     r"_.*|.*_class|auto_map|attn_implementation|custom_pipelines|trust_remote_code|name_or_path"
@@ -104,12 +114,34 @@ def is_multi_label(config: Config) -> bool:
 
 
 def task_of(config: Config) -> Task | None:
-    """The task that the checkpoint was trained for, by the name of its architecture."""
+    """The task that the checkpoint was trained for, by its architecture, or by the parameters it has for one.
+
+    None where that is unknown, or where it is more than one.
+    """
     for architecture in _architectures(config):
         for suffix, task in _SUFFIXES.items():
             if architecture.endswith(suffix):
                 return task
+        if architecture.endswith(("ForConditionalGeneration", "MTModel", "EncoderDecoderModel")):
+            return _SEQ2SEQ.get(str(config.get("model_type"))) or _task_with_parameters(config)
     return None
+
+
+def task_parameters(config: Config) -> Mapping[str, Mapping[str, Any]]:
+    """What config.json says for single tasks: `summarization`, `translation_en_to_de` and others."""
+    found = config.get("task_specific_params")
+    found = found if isinstance(found, dict) else {}
+    return {name: facts for name, facts in found.items() if isinstance(facts, dict)}
+
+
+def _task_with_parameters(config: Config) -> Task | None:
+    tasks: set[Task] = set()
+    for name in task_parameters(config):
+        if name.startswith("translation"):
+            tasks.add("translation")
+        elif name == "summarization":
+            tasks.add("summarization")
+    return tasks.pop() if len(tasks) == 1 else None
 
 
 def _architectures(config: Config) -> list[str]:
@@ -149,6 +181,8 @@ def _model_class(config: Config, task: Task) -> type[PreTrainedModel]:
     mapping = {
         "text-classification": transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
         "token-classification": transformers.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+        "translation": transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        "summarization": transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     }[task]
     for name in _architectures(config):
         if not hasattr(transformers, name):

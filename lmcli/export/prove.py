@@ -92,7 +92,7 @@ def prove_graph(model: Any, encoded: Sequence[Encoded]) -> dict[str, Any]:
     facts = {"max_difference": difference, "max_logit": scale, "bound": GRAPH_TOLERANCE * scale}
     # Written so that a difference that is no number fails.
     if not difference <= GRAPH_TOLERANCE * scale:
-        raise ExportError(f"the graph differs from the source model: {_figures(facts)}")
+        raise ExportError(f"the graph differs from the source model: {figures(facts)}")
     return facts
 
 
@@ -102,8 +102,7 @@ def prove_precision(reference: Sequence[Encoded], encoded: Sequence[Encoded]) ->
     # How far apart the texts are is what an error must be small against; of few texts, the logits themselves.
     spread = exact - exact.mean(axis=0) if len(exact) >= _ENOUGH_ROWS else exact
     error = float(np.sqrt(((exact - reduced) ** 2).mean() / max((spread**2).mean(), 1e-12)))
-    lead = _lead(exact)
-    clear = lead >= CLEAR_LEAD
+    clear = lead(exact) >= CLEAR_LEAD
     agree = (exact.argmax(axis=1) == reduced.argmax(axis=1)) if exact.shape[1] > 1 else clear | True
     agreement = float(agree[clear].mean()) if clear.any() else 1.0
     facts = {
@@ -115,7 +114,7 @@ def prove_precision(reference: Sequence[Encoded], encoded: Sequence[Encoded]) ->
     }
     if not (error <= LOGITS_TOLERANCE and agreement >= MIN_AGREEMENT):
         raise ExportError(
-            f"the reduced precision changes the model too much: {_figures(facts)}",
+            f"the reduced precision changes the model too much: {figures(facts)}",
             hint="export with `--precision fp32`",
         )
     return facts
@@ -136,7 +135,7 @@ def prove_batches(
             largest = max(largest, float(np.abs(alone).max()))
     facts = {"max_difference": difference, "bound": tolerance * largest}
     if not difference <= tolerance * largest:
-        raise ExportError(f"a line's answer depends on its batch: {_figures(facts)}")
+        raise ExportError(f"a line's answer depends on its batch: {figures(facts)}")
     return facts
 
 
@@ -145,15 +144,16 @@ def _rows(encoded: Sequence[Encoded]) -> Floats:
     return np.concatenate([np.atleast_2d(logits) for _, rows in encoded for logits in rows])
 
 
-def _lead(logits: Floats) -> Floats:
+def lead(logits: Floats) -> Floats:
     """By how much the best label's softmax score leads the second's. (rows, labels) to (rows,)."""
     if logits.shape[1] == 1:
         return np.ones(len(logits), np.float32)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     scores = np.sort(exponentials / exponentials.sum(axis=1, keepdims=True), axis=1)
-    lead: Floats = scores[:, -1] - scores[:, -2]
-    return lead
+    leads: Floats = scores[:, -1] - scores[:, -2]
+    return leads
 
 
-def _figures(facts: dict[str, Any]) -> str:
+def figures(facts: dict[str, Any]) -> str:
+    """Measured figures as a message shows them."""
     return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in facts.items())

@@ -478,15 +478,29 @@ CHOICE: Mapping[str, Tensor] = {
 
 
 def choose(graph: Graph, logits: str) -> None:
-    """The end of a decoder's graph: logits (rows, vocabulary) to the outputs of CHOICE."""
+    """The end of a decoder's graph: logits (rows, vocabulary) to the outputs of CHOICE.
+
+    Its nodes have names of their own, so that they stay in float32 when the others become fp16.
+    """
+    logits = graph.op("Identity", logits, output="choice_logits")  # the one place where fp16 ends
     graph.ops("TopK", logits, "k", outputs=["top_logits", "top_ids"], axis=-1)
     # log(sum(exp)) = largest logit - its log-probability. ReduceLogSumExp would take ten times as long, and
     # Log of a whole column rounds an element differently by its place.
     first, behind, last = graph.constant([0]), graph.constant([1]), graph.constant([-1])
-    best = graph.op("Slice", "top_ids", first, behind, last)  # (rows, 1)
-    log_probability = graph.op("GatherElements", graph.op("LogSoftmax", logits, axis=-1), best, axis=-1)
-    largest = graph.op("Slice", "top_logits", first, behind, last)
+    best = graph.op("Slice", "top_ids", first, behind, last, output="choice_id")  # (rows, 1)
+    all_of_them = graph.op("LogSoftmax", logits, axis=-1, output="choice_log_probabilities")
+    log_probability = graph.op("GatherElements", all_of_them, best, axis=-1, output="choice_log_probability")
+    largest = graph.op("Slice", "top_logits", first, behind, last, output="choice_logit")
     graph.op("Sub", largest, log_probability, output="log_normalizer")
+
+
+CHOICE_NODES = tuple(
+    f"node_{name}"
+    for name in (
+        *("choice_logits", "top_logits", "log_normalizer"),
+        *("choice_id", "choice_log_probabilities", "choice_log_probability", "choice_logit"),
+    )
+)
 
 
 def _cache_names(kind: str, num_layers: int) -> list[str]:

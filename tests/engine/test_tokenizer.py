@@ -170,6 +170,75 @@ def test_a_signal_is_no_reason_to_refuse_a_text(folder: Path) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
+def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
+    [ids] = tokenizer.encode([text])
+    assert not isinstance(ids, TokenizeError)
+    found: list[int] = ids.tolist()
+    return found
+
+
+@pytest.mark.parametrize("context_length", [3, 4, 8, 16])
+@given(text=st.text(alphabet="abc  \n", max_size=120))
+def test_a_row_holds_all_of_a_text(folder: Path, context_length: int, text: str) -> None:
+    built = tiny.word_level(["a", "b"])
+    whole = built.encode(text).ids
+    assert ids_of(load(folder, built, context_length=context_length), text) == whole
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("", "[SEP]"), ("[CLS]", ""), ("", ""), ("[CLS] [CLS]", "[SEP]")]
+)
+def test_special_tokens_stand_at_the_ends_of_a_row(folder: Path, before: str, after: str) -> None:
+    built = tiny.word_level(["a", "b"])
+    built.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{before} $A {after}".strip(), special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = load(folder, built, context_length=6)
+    for text in ("", "a", "a b " * 20, f"a{' ' * 70_000}b", " " * 70_000):
+        assert ids_of(tokenizer, text) == built.encode(text).ids
+
+
+@pytest.mark.parametrize("length", [2**16 - 1, 2**16, 2**16 + 1, 3 * 2**16])
+def test_a_very_long_text_is_one_row(folder: Path, length: int) -> None:
+    built = tiny.byte_level()
+    tokenizer = load(folder, built, context_length=512)
+    assert ids_of(tokenizer, "xy " * (length // 3)) == built.encode("xy " * (length // 3)).ids
+
+
+def test_rows_are_in_order_and_a_refused_text_has_none(folder: Path) -> None:
+    tokenizer = load(folder, tiny.word_level(WORDS, refuses_unknown=True))
+    before, refused, after = tokenizer.encode(["good film", "good grief", "bad film " * 9])
+    assert isinstance(refused, TokenizeError)
+    assert not isinstance(before, TokenizeError)
+    assert not isinstance(after, TokenizeError)
+    assert [before.tolist(), after.tolist()] == [[2, 4, 7, 3], [2, *[5, 7] * 9, 3]]
+    assert tokenizer.encode([]) == []
+
+
+def test_control_tokens_in_a_row_are_text(folder: Path) -> None:
+    tokenizer = load(folder, tiny.metaspace([*"▁a[]SEPCLAD"]), context_length=8)
+    ids = ids_of(tokenizer, "a [SEP] [CLS][PAD]a")
+    assert [ids[0], ids[-1]] == [2, 3]
+    assert not {*ids[1:-1]} & {0, 2, 3}
+
+
+def test_texts_of_token_ids(folder: Path) -> None:
+    built = tiny.byte_level(["ab"])
+    built.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = load(folder, built)
+    rows = [built.encode(text).ids for text in ("ab cab", "", "é 漢\n")]
+    assert tokenizer.decode([*rows, [], (2, 3, 0), [10**6], rows[2][:2]]) == [
+        "ab cab",
+        "",
+        "é 漢\n",
+        "",
+        "",
+        "",
+        "\ufffd",
+    ]
+    assert tokenizer.decode([]) == []
+
+
 @pytest.mark.parametrize(
     "content", [None, b"", b"{}", b"\xff\xfe", b'{"version": "1.0"}'], ids=["missing", *"abcd"]
 )

@@ -14,6 +14,14 @@ from lmcli.engine.devices import Device
 from lmcli.engine.generation import GenerationConfig
 from lmcli.engine.seq2seq import Seq2Seq, Source
 from lmcli.engine.session import Session
+from tests.export.seq2seq_tokenizers import (
+    write_bart,
+    write_m2m_100,
+    write_marian,
+    write_mbart,
+    write_pegasus,
+    write_t5,
+)
 
 VOCAB_SIZE = 120
 PAD, EOS, START = 0, 2, 3
@@ -42,15 +50,47 @@ SIZES: dict[str, dict[str, Any]] = {
 FAST = tuple(SIZES)
 
 
+WRITERS = {
+    "bart": write_bart,
+    "m2m_100": write_m2m_100,
+    "marian": write_marian,
+    "mbart": write_mbart,
+    "pegasus": write_pegasus,
+    "t5": write_t5,
+    "mt5": write_t5,
+}
+# The ids of the special tokens that the tokenizers of tests.export.seq2seq_tokenizers have.
+_LIKE_BART = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+_LIKE_T5 = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+
+
+def write_checkpoint(path: Path, model_type: str, **changes: object) -> Path:
+    """A checkpoint with a tokenizer of its family."""
+    vocab_size = WRITERS[model_type](path)
+    special: dict[str, int] = _LIKE_T5 if model_type in {"t5", "mt5", "pegasus"} else _LIKE_BART
+    if model_type == "marian":
+        last = vocab_size - 1
+        special = {"pad_token_id": last, "eos_token_id": 0, "decoder_start_token_id": last}
+    make_model(model_type, **{"vocab_size": vocab_size, **special, **changes}).save_pretrained(path)
+    return path
+
+
 def make_model(model_type: str, **changes: object) -> Any:
     """A model of random weights that are large enough to decide something."""
     import torch
     from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-    settings: dict[str, Any] = {"vocab_size": VOCAB_SIZE} | SIZES[model_type] | changes
-    special = {"pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": START, "bos_token_id": 1}
-    off = {"forced_eos_token_id": None, "forced_bos_token_id": None, "attn_implementation": "eager"}
-    config = AutoConfig.for_model(model_type, **special, **off, **settings)
+    settings: dict[str, Any] = {
+        "vocab_size": VOCAB_SIZE,
+        "pad_token_id": PAD,
+        "eos_token_id": EOS,
+        "decoder_start_token_id": START,
+        "bos_token_id": 1,
+        "forced_eos_token_id": None,
+        "forced_bos_token_id": None,
+        "attn_implementation": "eager",
+    }
+    config = AutoConfig.for_model(model_type, **(settings | SIZES[model_type] | changes))
     torch.manual_seed(0)
     model = AutoModelForSeq2SeqLM.from_config(config)
     for name, parameter in model.named_parameters():

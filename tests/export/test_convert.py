@@ -16,7 +16,8 @@ from lmcli.errors import ExportError, UsageError
 
 pytest.importorskip("optimum.exporters.onnx")
 
-from lmcli.export.convert import ExportOptions, export
+from lmcli.export.convert import export
+from lmcli.export.options import ExportOptions
 from tests.export.checkpoints import write_checkpoint
 
 pytestmark = [
@@ -249,7 +250,7 @@ def test_one_line_is_enough_to_prove_on(tmp_path: Path, run_export: Export) -> N
 def test_weights_beyond_a_protobuf_go_beside_the_graph(
     precision: str, tmp_path: Path, run_export: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmcli.export.convert._MAX_PROTOBUF", 1000)
+    monkeypatch.setattr("lmcli.export.conversion._MAX_PROTOBUF", 1000)
     manifest = run_export(write_checkpoint(tmp_path / "checkpoint", "bert"), precision=precision)
     assert sorted(manifest.files) == ["README.md", "model.onnx", "model.onnx.data", "tokenizer.json"]
     assert manifest.proof["batch"]["max_difference"] == 0

@@ -1,0 +1,135 @@
+"""`Conversion`: what the export of a classifier and of an encoder-decoder have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from lmcli.bundle.manifest import Precision, Task
+from lmcli.export import prove
+from lmcli.export.config import Config
+from lmcli.export.options import ExportOptions
+from lmcli.export.quantize import quantize
+from lmcli.export.source import Checkpoint
+
+# A protobuf cannot be larger than 2 GiB; weights beyond that go beside the graph.
+_MAX_PROTOBUF = 2**31 - 2**20
+_TOOLS = ("lmcli", "onnxruntime-gpu", "onnxruntime", "optimum-onnx", "transformers", "torch", "tokenizers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """One export at work."""
+
+    checkpoint: Checkpoint
+    config: Config
+    """The sanitized content of config.json."""
+    task: Task
+    options: ExportOptions
+    scratch: Path
+    report: Callable[[str], None]
+    proof: dict[str, Any] = field(default_factory=dict)
+    """What the proofs measured so far."""
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """What the export is proven on."""
+        return self.options.lines or prove.sample_lines()
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of the weights."""
+        return self.options.precision or ("fp16" if self.options.device == "cuda" else "int8")
+
+    def folder(self, name: str) -> Path:
+        """A new scratch folder."""
+        folder = self.scratch / name
+        folder.mkdir()
+        return folder
+
+    def save_exact(self, graph: onnx.ModelProto, name: str) -> Path:
+        """Write a float32 graph to be proven."""
+        path = self.scratch / name
+        _save(graph, path)
+        return path
+
+    def save(
+        self, graph: onnx.ModelProto, path: Path, *, keep: Sequence[str] = (), keep_nodes: Sequence[str] = ()
+    ) -> None:
+        """Write a graph in the precision of the export.
+
+        fp16 changes all inputs and outputs but `keep`, and all nodes but `keep_nodes`.
+        """
+        if self.precision == "int8":
+            quantize(graph)
+        elif self.precision == "fp16":
+            graph = _to_fp16(graph, keep, keep_nodes)
+        _save(graph, path)
+
+    @property
+    def batch_tolerance(self) -> float:
+        """How far a line alone may be from the same line in a batch of the fast graph."""
+        return prove.FP16_BATCH_TOLERANCE if self.precision == "fp16" else 0.0
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the bundle comes from. A directory's path is the user's business."""
+        tools = {}
+        for tool in _TOOLS:
+            try:
+                tools[tool] = metadata.version(tool)
+            except metadata.PackageNotFoundError:
+                continue
+        checkpoint = self.checkpoint
+        model = checkpoint.id if checkpoint.kind == "hub" else checkpoint.path.resolve().name
+        return {
+            "kind": checkpoint.kind,
+            "model": model,
+            "revision": checkpoint.revision,
+            "license": self.options.license or checkpoint.license,
+            "tools": tools,
+        }
+
+
+def _to_fp16(model: onnx.ModelProto, keep: Sequence[str], keep_nodes: Sequence[str]) -> onnx.ModelProto:
+    """Convert all but the last nodes: they are taken off and put back, as the converter cuts them apart."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    graph = model.graph
+    last = [node for node in graph.node if node.name in keep_nodes]
+    rest = [node for node in graph.node if node.name not in keep_nodes]
+    made = {name for node in rest for name in node.output}
+    between = {name for node in last for name in node.input if name in made}
+    made_last = {name for node in last for name in node.output}
+    outputs = list(graph.output)
+    _replace(graph.node, rest)
+    _replace(
+        graph.output,
+        [item for item in outputs if item.name not in made_last]
+        + [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(between)],
+    )
+    half: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=[*keep, *between])
+    converted = {item.name: item for item in half.graph.output}
+    half.graph.node.extend(last)
+    _replace(half.graph.output, [converted.get(item.name, item) for item in outputs])
+    return half
+
+
+def _replace(field: Any, items: Sequence[Any]) -> None:
+    """Give a repeated field of a protobuf new content."""
+    kept = [type(item).FromString(item.SerializeToString()) for item in items]
+    del field[:]
+    field.extend(kept)
+
+
+def _save(graph: onnx.ModelProto, path: Path) -> None:
+    """Write a graph, with weights beyond the limit of a protobuf beside it."""
+    beside = graph.ByteSize() > _MAX_PROTOBUF
+    onnx.save(graph, path, save_as_external_data=beside, location=f"{path.name}.data" if beside else None)
+    if beside:  # saving has moved the weights out of `graph`, which goes on to be quantized
+        onnx.load_external_data_for_model(graph, str(path.parent))
