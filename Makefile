@@ -1,7 +1,7 @@
 # make demo    sets up, then labels reviews and finds names with the bundles that ship with lmcli
 # make test    sets up, then runs every test
 # make lint    formatting, lint and types
-# make bench   speed, memory and quality beside transformers and optimum (which get their own environment)
+# make bench   speed, memory and quality beside transformers, optimum and CTranslate2 (which get their own environment)
 # make clean   removes what the others made
 
 PYTHON ?= python3
@@ -27,9 +27,10 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 bench: .venv/dev
-	$(BIN)/python tests/bench/encoders.py
-	$(BIN)/python tests/bench/anatomy.py
-	$(BIN)/python tests/bench/quality.py
+	$(BIN)/python -m tests.bench.encoders
+	$(BIN)/python -m tests.bench.anatomy
+	$(BIN)/python -m tests.bench.translate
+	$(BIN)/python -m tests.bench.quality
 
 clean:
 	rm -rf .venv .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -164,7 +164,8 @@ def looking_up(table: npt.NDArray[np.float32]) -> onnx.ModelProto:
 
 def _model(graph: Graph, axes: list[str]) -> onnx.ModelProto:
     return graph.model(
-        inputs={"input_ids": (TensorProto.INT64, ["batch", "sequence"])}, outputs={"logits": axes}
+        inputs={"input_ids": (TensorProto.INT64, ["batch", "sequence"])},
+        outputs={"logits": (TensorProto.FLOAT, axes)},
     )
 
 

@@ -44,7 +44,7 @@ def _check_fits(encoder: Encoder, bundle: Bundle) -> None:
 
 
 def load_seq2seq(bundle: Bundle, device: Device, *, threads: int, report: Callable[[str], None]) -> Seq2Seq:
-    """Load the graphs of encoder and decoder, and the tokenizer, side by side. Otherwise as `load_encoder`."""
+    """Load both graphs and the tokenizer side by side; otherwise as `load_encoder`."""
     manifest = bundle.manifest
     assert manifest.seq2seq is not None
     with ThreadPoolExecutor(2) as workers:

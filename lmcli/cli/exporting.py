@@ -61,8 +61,8 @@ def export(
     if parent is None:
         raise UsageError("there is no home directory for the bundle", hint="set LMCLI_HOME or use --into")
     _check_extra()
-    from lmcli.export.convert import ExportOptions
     from lmcli.export.convert import export as convert
+    from lmcli.export.options import ExportOptions
 
     tasks = {command: known for known, command in COMMANDS.items()} | {known: known for known in COMMANDS}
     options = ExportOptions(

@@ -27,11 +27,17 @@ def sentiment(
 
     Example: lmcli sentiment reviews.txt | grep ^NEGATIVE
     """
+    from lmcli.bundle.load import load_encoder
     from lmcli.cli.run import run_task
     from lmcli.tasks.sentiment import Sentiment, SentimentOptions
 
     options = SentimentOptions(all_scores=all_scores, threshold=threshold, as_field=as_field)
-    run_task(streams, "text-classification", lambda manifest, encoder: Sentiment(manifest, encoder, options))
+    run_task(
+        streams,
+        "text-classification",
+        load_encoder,
+        lambda manifest, encoder: Sentiment(manifest, encoder, options),
+    )
 
 
 @with_streams
@@ -59,6 +65,7 @@ def ner(
 
     Example: lmcli ner --style spans notes.txt | awk -F'\t' '$5 == "PER" {print $7}'
     """
+    from lmcli.bundle.load import load_encoder
     from lmcli.cli.run import colors_data, run_task
     from lmcli.tasks.ner import Ner, NerOptions
 
@@ -67,6 +74,7 @@ def ner(
     run_task(
         streams,
         "token-classification",
+        load_encoder,
         lambda manifest, encoder: Ner(manifest, encoder, options),
         styled=styled,
     )

@@ -5,19 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
 
 import typer
 
-from lmcli.bundle.load import load_encoder
 from lmcli.bundle.manifest import Manifest
 from lmcli.bundle.manifest import Task as TaskName
-from lmcli.bundle.store import open_bundle
+from lmcli.bundle.store import Bundle, open_bundle
 from lmcli.cli.failures import Failures
 from lmcli.cli.messages import say, wants_color
 from lmcli.cli.progress import progress
 from lmcli.cli.streams import Streams
-from lmcli.engine.devices import num_cores, parse_device
-from lmcli.engine.encoder import Encoder
+from lmcli.engine.devices import Device, num_cores, parse_device
 from lmcli.errors import EXIT_RECORDS_FAILED, UsageError
 from lmcli.records.output import open_output
 from lmcli.records.read import InputFormat, ReadOptions, RecordReader, resolve_format
@@ -25,23 +25,50 @@ from lmcli.records.source import STDIN, check_inputs, files_from
 from lmcli.records.write import RecordWriter, WriteOptions
 from lmcli.tasks.base import Task
 
-MakeTask = Callable[[Manifest, Encoder], Task]
+E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
+Report = Callable[[str], None]
 
 
-def run_task(streams: Streams, task_name: TaskName, make_task: MakeTask, *, styled: bool = False) -> None:
+class Load(Protocol[E_co]):
+    """`load_encoder` or `load_seq2seq`."""
+
+    def __call__(
+        self, bundle: Bundle, device: Device, /, *, threads: int, report: Report
+    ) -> AbstractContextManager[E_co]:
+        """Load the engine of a bundle."""
+        ...
+
+
+def run_task(
+    streams: Streams,
+    task_name: TaskName,
+    load: Load[E],
+    make_task: Callable[[Manifest, E], Task],
+    *,
+    check: Callable[[Manifest], object] = lambda _: None,
+    styled: bool = False,
+    prose: bool = False,
+) -> None:
     """Run one task over the inputs. Exits with 1 if records failed; raises LmcliError for all else.
 
-    With `styled` the task's lines are made for a terminal and bring their own escape sequences.
+    `check` refuses, before a model is loaded in vain, what its manifest shows to be impossible. With `styled`
+    the task's lines are made for a terminal and bring their own escape sequences; with `prose` its texts keep
+    their line breaks where records are paragraphs or documents.
     """
     inputs = _inputs(streams)
     check_inputs(inputs)  # before a model is loaded in vain
-    _check_options(streams, resolve_format(inputs, streams.input_format))
+    input_format = resolve_format(inputs, streams.input_format)
+    _check_options(streams, input_format)
     device, threads = parse_device(streams.device), streams.threads or num_cores()
-    report = _reporter(streams)
+    report = reporter(streams)
     bundle = open_bundle(streams.model, task=task_name)
+    check(bundle.manifest)
     report(f"bundle {bundle.path} ({bundle.manifest.precision}, {bundle.manifest.device})")
-    with load_encoder(bundle, device, threads=threads, report=report) as encoder:
-        num_failed = _pump(streams, inputs, make_task(bundle.manifest, encoder), report, styled=styled)
+    with load(bundle, device, threads=threads, report=report) as engine:
+        task = make_task(bundle.manifest, engine)
+        options = _write_options(streams, input_format, task, styled=styled, prose=prose)
+        num_failed = _pump(streams, inputs, task, options, report)
     if num_failed:
         raise typer.Exit(EXIT_RECORDS_FAILED)
 
@@ -51,9 +78,12 @@ def colors_data(streams: Streams, choice: str) -> bool:
     return wants_color(choice, is_terminal=_shows_data(streams))
 
 
-def _pump(
-    streams: Streams, inputs: list[str], task: Task, report: Callable[[str], None], *, styled: bool
-) -> int:
+def reporter(streams: Streams) -> Report:
+    """Says what runs where, and how, if that is wanted."""
+    return say if streams.verbose else (lambda _: None)
+
+
+def _pump(streams: Streams, inputs: list[str], task: Task, options: WriteOptions, report: Report) -> int:
     """Move every record through `task` to its slot in the output; how many failed."""
     reader = RecordReader(inputs, _read_options(streams, task))
     started, count = time.monotonic(), 0
@@ -63,9 +93,7 @@ def _pump(
         open_output(streams.output, inputs=[*inputs, *lists], force=streams.force) as output,
         progress(wanted=not streams.quiet and not _shows_data(streams)) as advance,
     ):
-        writer = RecordWriter(
-            output, _write_options(streams, reader.format, task, styled=styled), lambda: reader.header
-        )
+        writer = RecordWriter(output, options, lambda: reader.header)
         for count, record in enumerate(task(reader), start=1):
             writer.write(record)
             if output.is_live:  # whoever reads it wants each result as soon as it is there
@@ -74,6 +102,8 @@ def _pump(
             advance(count)
         writer.finish()
     failures.summarize(count)
+    for remark in () if streams.quiet else task.remarks():
+        say(remark)
     seconds = time.monotonic() - started
     report(f"{count} records, {failures.count} failed, {seconds:.2f} s, {count / seconds:.0f} records/s")
     return failures.count
@@ -105,28 +135,27 @@ def _check_options(streams: Streams, input_format: InputFormat) -> None:
         raise UsageError(f"--by is for text, but the input is {input_format}", hint="or read it with -I text")
 
 
-def _reporter(streams: Streams) -> Callable[[str], None]:
-    return say if streams.verbose else (lambda _: None)
-
-
 def _read_options(streams: Streams, task: Task) -> ReadOptions:
     return ReadOptions(
         format=streams.input_format,
         by=streams.by,
         field=streams.field,
         encoding=streams.encoding,
-        adds=(task.adds,),
+        adds=task.adds,
         columns=task.columns,
     )
 
 
-def _write_options(streams: Streams, input_format: InputFormat, task: Task, *, styled: bool) -> WriteOptions:
+def _write_options(
+    streams: Streams, input_format: InputFormat, task: Task, *, styled: bool, prose: bool
+) -> WriteOptions:
     output_format = input_format if streams.output_format == "auto" else streams.output_format
     return WriteOptions(
         format=output_format,
         input_format=input_format,
         lines=task.lines,
         columns=task.columns,
+        prose=streams.by if prose and streams.by in ("para", "doc") else None,
         for_terminal=_shows_data(streams) and not (styled and output_format == "text"),
     )
 

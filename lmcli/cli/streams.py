@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -61,24 +61,35 @@ class Streams:
 
 
 def with_streams(command: Callable[..., None]) -> Callable[..., None]:
-    """Extend a command by the options of Streams; it receives them as its argument `streams`."""
-    hints = get_type_hints(Streams, include_extras=True)
-    shared = [
-        inspect.Parameter(
-            item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=hints[item.name]
-        )
-        for item in fields(Streams)
-        if item.default is not MISSING
-    ]
+    """Extend a command by the options of each dataclass that it takes, such as Streams, and give it those."""
     signature = inspect.signature(command)
-    own = [parameter for name, parameter in signature.parameters.items() if name != "streams"]
+    kinds: dict[str, Any] = {name: each.annotation for name, each in signature.parameters.items()}
+    groups = {
+        name: _options_of(kind)
+        for name, kind in kinds.items()
+        if isinstance(kind, type) and is_dataclass(kind)
+    }
+    own = [parameter for name, parameter in signature.parameters.items() if name not in groups]
 
     @wraps(command)
     def extended(**options: Any) -> None:
         mine = {parameter.name: options[parameter.name] for parameter in own}
-        command(**mine, streams=Streams(**{item.name: options[item.name] for item in shared}))
+        for name, group in groups.items():
+            mine[name] = kinds[name](**{parameter.name: options[parameter.name] for parameter in group})
+        command(**mine)
 
-    parameters = [*shared[:1], *own, *shared[1:]]  # the files first, then what is special to the command
+    parameters = [*own, *(parameter for group in groups.values() for parameter in group)]
     extended.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     extended.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return extended
+
+
+def _options_of(kind: type[Any]) -> list[inspect.Parameter]:
+    """The fields of a dataclass as parameters of a command."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(
+            item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=hints[item.name]
+        )
+        for item in fields(kind)
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,29 @@ def build_plain(model: Any, *, task: str, scratch: Path) -> onnx.ModelProto:
     """
     name = model.config.model_type
     path = scratch / "model.onnx"
-    try:
+    with optimum_failures(name, task):
         _trace(model, task, path)
-    except Exception as error:  # optimum and torch raise many kinds; none of them is ours to sort
+    check_inputs(onnx.load(path, load_external_data=False), name, _FED)
+    return optimize(path, scratch / "optimized.onnx")
+
+
+@contextmanager
+def optimum_failures(model_type: str, task: str) -> Iterator[None]:
+    """Turn whatever optimum and torch raise while they trace a model into ExportError."""
+    try:
+        yield
+    except Exception as error:  # they raise many kinds; none of them is ours to sort
         reason = " ".join(str(error).split())
         raise ExportError(
-            f"optimum cannot export {name} for {task}: {reason}",
+            f"optimum cannot export {model_type} for {task}: {reason}",
             hint="only architectures that optimum-onnx supports for this task can be exported",
         ) from error
-    missing = {item.name for item in onnx.load(path, load_external_data=False).graph.input}
-    if missing := missing - _FED:
-        raise ExportError(f"{name} needs inputs that a text has not: {', '.join(sorted(missing))}")
-    return _optimize(path, scratch / "optimized.onnx")
+
+
+def check_inputs(traced: onnx.ModelProto, model_type: str, known: Set[str]) -> None:
+    """Raise ExportError if a traced graph wants more than the inputs `known`."""
+    if missing := {item.name for item in traced.graph.input} - known:
+        raise ExportError(f"{model_type} needs inputs that a text has not: {', '.join(sorted(missing))}")
 
 
 def _trace(model: Any, task: str, path: Path) -> None:
@@ -48,7 +61,11 @@ def _trace(model: Any, task: str, path: Path) -> None:
     export(model, config, path, opset=config.DEFAULT_ONNX_OPSET)
 
 
-def _optimize(source: Path, target: Path) -> onnx.ModelProto:
+def optimize(source: Path, target: Path, *, without: Sequence[str] = ()) -> onnx.ModelProto:
+    """The graph in the file `source` as ONNX Runtime rewrites it, by way of the file `target`.
+
+    without: ONNX Runtime's names of rewrites that are not wanted.
+    """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(target)
@@ -58,6 +75,6 @@ def _optimize(source: Path, target: Path) -> onnx.ModelProto:
     )
     options.log_severity_level = 4
     onnxruntime.InferenceSession(
-        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
+        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=[*_SLOW_FUSIONS, *without]
     )
     return onnx.load(target)

@@ -37,6 +37,8 @@ class WriteOptions:
     """A good record as `text` and `nul` show it: mostly one line."""
     columns: tuple[str, ...] = ()
     """What a table shows of the fields: keys or dotted paths, which are also the column names."""
+    prose: Literal["para", "doc"] | None = None
+    """Text output keeps its line breaks: a blank line between paragraphs, documents one after another."""
     for_terminal: bool = False
     """Show control characters instead of sending them."""
 
@@ -45,7 +47,7 @@ class RecordWriter:
     r"""Writes each record as one slot: a line, or what ends with NUL.
 
     - `text`, `nul`: what `lines` says, an empty line for a failed record. The character that ends a
-      line is written as two, `\n` or `\0`, where it occurs inside.
+      line is written as two, `\n` or `\0`, where it occurs inside, unless `prose` says otherwise.
     - `jsonl`: the original object, else the text or the cells, then the fields, then the error.
     - `csv`, `tsv`: the original row, else the text, then the columns, which are empty for a failed
       record; a record that has no row of its own gets empty cells.
@@ -82,6 +84,8 @@ class RecordWriter:
     def _begin(self) -> Callable[[Record], Sequence[bytes]]:
         options, header = self._options, self._ask_header()
         match options.format:
+            case "text" if options.prose is not None:
+                self._encode = self._encode_first_prose
             case "text" | "nul":
                 self._encode = self._encode_text
             case "jsonl":
@@ -104,6 +108,15 @@ class RecordWriter:
             return [b""]
         escaped = rb"\0" if self._end == b"\0" else rb"\n"
         return [line.encode().replace(self._end, escaped) for line in self._options.lines(record)]
+
+    def _encode_first_prose(self, record: Record) -> Sequence[bytes]:
+        self._encode = self._encode_prose
+        return self._encode_prose(record)[-1:]
+
+    def _encode_prose(self, record: Record) -> Sequence[bytes]:
+        text = "\n".join(self._options.lines(record)) if record.failure is None else ""
+        between = [b""] if self._options.prose == "para" else []
+        return [*between, text.removesuffix("\n").encode()]
 
 
 class _Table:

@@ -1,12 +1,11 @@
-"""`Task`, the shape of every stage, and `annotate`, the loop that all encoder tasks share."""
+"""`Task`, the shape of every stage, and `annotate`, the loop that all tasks share."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from lmcli.engine.encoder import Encoded, Encoder, Job
 from lmcli.engine.tokenizer import TokenizeError
 from lmcli.errors import UsageError
 from lmcli.records.record import Record
@@ -16,27 +15,22 @@ from lmcli.records.windows import iter_windows
 _WINDOW_RECORDS = 1024
 _WINDOW_CHARS = 1 << 20
 
-
-Value = Callable[[str, Encoded], Any]
-
-
-def check_field_name(name: str) -> None:
-    """Raise UsageError for a field that would hide the text or an error, or has no name."""
-    if name in {"", "text", "error"}:
-        raise UsageError(f"--as {name!r}: records have or need that field", hint="choose another name")
+T = TypeVar("T")
+Outcome = Callable[[], Mapping[str, T | TokenizeError]]
+"""Waits for what a model makes of each text, or why the tokenizer refuses it."""
 
 
 class Task(Protocol):
     """A stage: records in, records out, one for one and in order."""
 
     @property
-    def adds(self) -> str:
-        """The field that it adds to each record."""
+    def adds(self) -> tuple[str, ...]:
+        """The fields that it adds to each record, or may add."""
         ...
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What a table shows of that field: dotted paths into the record's fields."""
+        """What a table shows of those fields: dotted paths into the record's fields."""
         ...
 
     def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
@@ -47,53 +41,63 @@ class Task(Protocol):
         """A good record as lines of text."""
         ...
 
+    def remarks(self) -> list[str]:
+        """What there is to say about the run when it is over."""
+        ...
+
+
+def check_field_name(name: str) -> None:
+    """Raise UsageError for a field that would hide the text or an error, or has no name."""
+    if name in {"", "text", "error"}:
+        raise UsageError(f"--as {name!r}: records have or need that field", hint="choose another name")
+
 
 def annotate(
     records: Iterable[Record],
-    encoder: Encoder,
+    start: Callable[[Mapping[str, Record]], Outcome[T]],
+    fields: Callable[[str, T], Mapping[str, Any]],
     *,
-    field: str,
-    value: Value,
-    empty: Any,
+    empty: Mapping[str, Any],
+    max_records: int = _WINDOW_RECORDS,
 ) -> Iterator[Record]:
-    """Add `value(text, encoded)` as `field` to each record that has text, and `empty` to those without.
+    """Add `fields(text, result)` to each record that has text, and the fields of `empty` to those without.
 
-    Failed records pass untouched; a text that the tokenizer refuses fails its record. Equal texts of a
-    window are computed once.
+    `start` begins with the different texts of a window, each with the first record that has it: equal texts
+    are computed once. Failed records pass untouched; a text that the tokenizer refuses fails its record.
     """
-    pending: deque[tuple[list[Record], Job]] = deque()
-    for window in iter_windows(records, max_records=_WINDOW_RECORDS, max_chars=_WINDOW_CHARS):
+    pending: deque[tuple[list[Record], Outcome[T]]] = deque()
+    for window in iter_windows(records, max_records=max_records, max_chars=_WINDOW_CHARS):
         if window:
-            texts = dict.fromkeys(record.text for record in window if _has_text(record))
-            pending.append((window, encoder.submit(list(texts))))
-        # While one window is finished here, the next keeps the encoder's threads busy; when nothing more
+            texts: dict[str, Record] = {}
+            for record in filter(_has_text, window):
+                texts.setdefault(record.text, record)
+            pending.append((window, start(texts)))
+        # While one window is finished here, the next keeps the engine's threads busy; when nothing more
         # is there for now, nothing is held back.
         while len(pending) > bool(window):
-            done, job = pending.popleft()
-            yield from _finish(done, job.results(), field=field, value=value, empty=empty)
+            done, results = pending.popleft()
+            yield from _finish(done, results(), fields, empty)
 
 
 def _finish(
     window: Sequence[Record],
-    results: Mapping[str, Encoded | TokenizeError],
-    *,
-    field: str,
-    value: Value,
-    empty: Any,
+    results: Mapping[str, T | TokenizeError],
+    fields: Callable[[str, T], Mapping[str, Any]],
+    empty: Mapping[str, Any],
 ) -> Iterator[Record]:
-    values: dict[str, Any] = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for record in window:
         result = results.get(record.text)
         if record.failure is not None:
             yield record
         elif result is None:
-            yield record.with_fields(**{field: empty})
+            yield record.with_fields(**empty)
         elif isinstance(result, TokenizeError):
             yield record.failed("tokenizer", str(result))
         else:
-            if record.text not in values:
-                values[record.text] = value(record.text, result)
-            yield record.with_fields(**{field: values[record.text]})
+            if record.text not in found:
+                found[record.text] = fields(record.text, result)
+            yield record.with_fields(**found[record.text])
 
 
 def _has_text(record: Record) -> bool:

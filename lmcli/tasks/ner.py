@@ -47,16 +47,24 @@ class Ner:
         self._labels = Labels(manifest.labels)
         self._encoder = encoder
         self._options = options
-        self.adds = options.as_field
-        self.columns = (self.adds,)
+        self.adds = self.columns = (options.as_field,)
 
     def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
         """Annotate records lazily, in order."""
-        return annotate(records, self._encoder, field=self.adds, value=self._value, empty=[])
+        return annotate(
+            records,
+            lambda texts: self._encoder.submit(list(texts)).results,
+            lambda text, encoded: {self._options.as_field: self._value(text, encoded)},
+            empty={self._options.as_field: []},
+        )
 
     def lines(self, record: Record) -> list[str]:
         """The record in the style of the options."""
-        return STYLES[self._options.style](record, record.fields[self.adds])
+        return STYLES[self._options.style](record, record.fields[self._options.as_field])
+
+    def remarks(self) -> list[str]:
+        """Nothing."""
+        return []
 
     def _value(self, text: str, encoded: Encoded) -> list[dict[str, Any]]:
         tokens = self._tokens(text, encoded)

@@ -44,18 +44,23 @@ class Sentiment:
         self._activation = ACTIVATIONS[manifest.activation]
         self._encoder = encoder
         self._options = options
-        self.adds = options.as_field
+        self.adds = (options.as_field,)
         shown = ["label", "score"] + ["labels"] * self._multi_label + ["scores"] * options.all_scores
-        self.columns = tuple(f"{self.adds}.{name}" for name in shown)
+        self.columns = tuple(f"{options.as_field}.{name}" for name in shown)
 
     def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
         """Label records lazily, in order."""
         empty = dict.fromkeys(column.rpartition(".")[2] for column in self.columns)
-        return annotate(records, self._encoder, field=self.adds, value=self._value, empty=empty)
+        return annotate(
+            records,
+            lambda texts: self._encoder.submit(list(texts)).results,
+            lambda _, encoded: {self._options.as_field: self._value(encoded)},
+            empty={self._options.as_field: empty},
+        )
 
     def lines(self, record: Record) -> list[str]:
         """Label, score, (all scores,) text: separated by tabs, the text last, as it may hold tabs itself."""
-        found = record.fields[self.adds]
+        found = record.fields[self._options.as_field]
         if found["label"] is None:
             return [""]
         label = ",".join(found["labels"]) or "-" if self._multi_label else found["label"]
@@ -63,7 +68,11 @@ class Sentiment:
         score = f"{found['score']:.4f}"
         return ["\t".join([label, score, *([scores] if scores else []), record.text])]
 
-    def _value(self, _text: str, encoded: Encoded) -> dict[str, Any]:
+    def remarks(self) -> list[str]:
+        """Nothing."""
+        return []
+
+    def _value(self, encoded: Encoded) -> dict[str, Any]:
         scores = _merge(encoded, self._activation(np.stack(encoded.logits)))
         best = int(scores.argmax())
         value: dict[str, Any] = {"label": self._labels[best], "score": rounded(scores[best])}

@@ -1,6 +1,6 @@
 """Where the time of an encoder goes, and what share of the machine's integer GEMM peak it reaches.
 
-    python tests/bench/anatomy.py [--data FILE] [--bundle NAME]
+    python -m tests.bench.anatomy [--data FILE] [--bundle NAME]
 
 The peak is that of the packed U8S8 kernel on the largest product of the model, 512 rows, one thread, times
 the cores. The work of a text is counted as the model defines it, 2 operations for each weight of the
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -26,23 +25,22 @@ from lmcli.bundle.load import load_encoder
 from lmcli.bundle.store import Bundle, find_bundle, read_bundle
 from lmcli.engine.devices import Device, num_cores
 from lmcli.engine.encoder import Encoder, equal_batches
+from tests.bench.programs import SHARED, need
 
-DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "reviews.txt"
 WINDOW = 1024
 
 
 def main() -> None:
     """Measure peak, speed and profile, and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--data", type=Path, default=SHARED / "data" / "reviews.txt")
     parser.add_argument("--bundle", default="sentiment-en")
     options = parser.parse_args()
-    if not options.data.exists():
-        sys.exit(f"{options.data} is not there: name a text file with --data")
+    need(options.data)
     bundle = read_bundle(find_bundle(options.bundle))
     lines = options.data.read_text(encoding="utf-8").split("\n")[:10_000]
     cores = num_cores()
-    peak = _peak(bundle) * cores
+    peak = gemm_peak(*_largest(bundle)) * cores
     weights, useful = _layer_weights(bundle), 0
     with load_encoder(bundle, Device("cpu"), threads=cores, report=print) as encoder:
         useful = 2 * weights * sum(_num_tokens(encoder, lines))
@@ -59,12 +57,17 @@ def main() -> None:
         print(f"  {name:28} {micros / total:6.1%}")
 
 
-def _peak(bundle: Bundle) -> float:
-    """GOPS of the largest MatMulIntegerToFloat of the bundle, 512 rows, one thread."""
+def _largest(bundle: Bundle) -> tuple[int, int]:
+    """The shape of the largest weight of a MatMulIntegerToFloat of the bundle."""
     graph = onnx.load(bundle.file("model.onnx")).graph
     weights = [item for item in graph.initializer if item.data_type == TensorProto.INT8]
     used = {node.input[1] for node in graph.node if node.op_type == "MatMulIntegerToFloat"}
     inner, columns = max((tuple(item.dims) for item in weights if item.name in used), key=np.prod)
+    return inner, columns
+
+
+def gemm_peak(inner: int, columns: int) -> float:
+    """GOPS of a MatMulIntegerToFloat with a weight of this shape, 512 rows, one thread."""
     rows = 512
     node = helper.make_node(
         "MatMulIntegerToFloat", ["x", "w", "scale", "scales", "zero"], ["y"], domain="com.microsoft"

@@ -1,6 +1,6 @@
 """Speed and memory of `lmcli sentiment` beside its peers, in one run on one machine: `make bench`.
 
-    python tests/bench/encoders.py [--data FILE] [--checkpoint DIR] [--runs N] [--json FILE]
+    python -m tests.bench.encoders [--data FILE] [--checkpoint DIR] [--runs N] [--json FILE]
 
 Whole processes over the same file with the same checkpoint: lmcli (the int8 bundle that it ships), the
 transformers pipeline (torch, float32, batches of 32), optimum's pipeline over its int8 graph (avx512_vnni
@@ -13,20 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
-ENVIRONMENT = ROOT / ".bench"
+from tests.bench.programs import SHARED, Usage, environment, need, run
+
 PEERS = Path(__file__).parent / "peers.py"
-PACKAGES = ["optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", "torch==2.13.0", "accelerate"]
-SHARED = ROOT.parent / "shared"
 
 
 @dataclass
@@ -48,10 +44,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    for path in (options.data, options.checkpoint):
-        if not path.exists():
-            sys.exit(f"{path} is not there: name a text file with --data, a checkpoint with --checkpoint")
-    python = _environment()
+    need(options.data, options.checkpoint)
+    python = environment()
     with tempfile.TemporaryDirectory() as folder:
         int8 = Path(folder) / "int8"
         subprocess.run([python, PEERS, "prepare", options.checkpoint, int8], check=True)
@@ -67,49 +61,30 @@ def main() -> None:
         options.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
 
 
-def _environment() -> Path:
-    """The peers' Python, installed at the first run."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not (ENVIRONMENT / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        (ENVIRONMENT / "ready").touch()
-    return python
-
-
 def _measure(commands: dict[str, list[object]], data: Path, runs: int, one: Path) -> list[Result]:
     """Each program `runs` times over the file and three times as often over one line, taking turns."""
     num_lines = data.read_bytes().count(b"\n")
     one.write_text("A quiet triumph, and its last ten minutes are unforgettable.\n")
-    whole: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    whole: dict[str, list[Usage]] = {name: [] for name in commands}
     single: dict[str, list[float]] = {name: [] for name in commands}
-    for run in range(runs):
+    for turn in range(runs):
         for name, command in commands.items():
-            print(f"run {run + 1} of {runs}: {name}", file=sys.stderr, flush=True)
+            print(f"run {turn + 1} of {runs}: {name}", file=sys.stderr, flush=True)
             whole[name].append(_run(command, data))
-            single[name].extend(_run(command, one)[0] for _ in range(3))
+            single[name].extend(_run(command, one).seconds for _ in range(3))
     results = []
     for name in commands:
-        seconds = statistics.median(elapsed for elapsed, _ in whole[name])
-        peak = max(peak for _, peak in whole[name])
+        seconds = statistics.median(usage.seconds for usage in whole[name])
+        peak = max(usage.peak_mb for usage in whole[name])
         first = statistics.median(single[name])
         results.append(Result(name, seconds, num_lines / seconds, first, peak))
     return results
 
 
-def _run(command: list[object], data: Path) -> tuple[float, float]:
-    """Seconds and peak megabytes of one process that reads `data` on stdin."""
-    started = time.perf_counter()
+def _run(command: list[object], data: Path) -> Usage:
+    """One process that reads `data` on stdin."""
     with data.open("rb") as stdin:
-        process = subprocess.Popen(
-            [str(part) for part in command], stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    elapsed = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command} failed with status {process.returncode}")
-    return elapsed, usage.ru_maxrss / 1024
+        return run(command, stdin)
 
 
 def _print(results: list[Result]) -> None:

@@ -22,7 +22,8 @@ def export_checkpoint(folder: Path, task: Kind) -> tuple[Path, Path]:
     """A checkpoint of a random BERT model, and the bundle made of it."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from lmcli.export.convert import ExportOptions, export
+    from lmcli.export.convert import export
+    from lmcli.export.options import ExportOptions
 
     checkpoint = write_checkpoint(folder / "checkpoint", "bert", task)
     options = ExportOptions(precision="fp32")
@@ -40,7 +41,8 @@ def text_classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pat
 
 
 def run(task: Ner | Sentiment) -> list[Any]:
-    return [record.fields[task.adds] for record in task(map(Record, LINES))]
+    [field] = task.adds
+    return [record.fields[field] for record in task(map(Record, LINES))]
 
 
 @pytest.mark.parametrize("strategy", ["first", "average", "max", "simple"])

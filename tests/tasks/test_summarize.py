@@ -1,0 +1,211 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmcli.bundle.store import read_bundle
+from lmcli.errors import UsageError
+from lmcli.records.record import Failure, Record
+from lmcli.tasks.generation import GenerationOptions
+from lmcli.tasks.summarize import Summarize, SummarizeOptions, plan
+from tests import tiny_seq2seq
+
+PARAGRAPH = "The first sentence is here. And a second one follows it."
+PARAGRAPHS = f"{PARAGRAPH}\n\nNow there is another. It has two sentences, too."
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bundles")
+
+
+@pytest.fixture(scope="module")
+def beginnings(bundles: Path) -> Path:
+    """The first 24 characters of a text are its summary; a row takes 56 of them."""
+    return tiny_seq2seq.write_summarizer(bundles / "beginnings")
+
+
+@pytest.fixture(scope="module")
+def copies(bundles: Path) -> Path:
+    """The text is its own summary, up to 40 characters."""
+    return tiny_seq2seq.write_summarizer(bundles / "copies", ends_after=1 << 20, max_new_tokens=40)
+
+
+def records_of(
+    path: Path, records: Sequence[Record], said: list[str] | None = None, **options: Any
+) -> list[Record]:
+    generation = GenerationOptions(**options.pop("generation", {}))
+    with tiny_seq2seq.open_seq2seq(path) as (manifest, engine):
+        task = Summarize(
+            manifest,
+            engine,
+            SummarizeOptions(generation=generation, **options),
+            report=(said if said is not None else []).append,
+        )
+        return list(task(records))
+
+
+def fields(path: Path, text: str, **options: Any) -> dict[str, Any]:
+    [record] = records_of(path, [Record(text, "in", 3)], **options)
+    assert record.failure is None
+    return dict(record.fields)
+
+
+def test_a_text_that_fits_is_summarized_at_once(beginnings: Path) -> None:
+    said: list[str] = []
+    text = "A text that is \n  longer than its summary."
+    assert fields(beginnings, text, said=said) == {"summary": "A text that is longer th"}
+    assert said == []
+
+
+@pytest.mark.parametrize("text", ["Short.", "Two\nlines"])
+def test_a_text_that_is_no_longer_than_a_summary_stays(beginnings: Path, text: str) -> None:
+    assert fields(beginnings, text, generation={"scores": True}) == {"summary": text, "summary_score": None}
+
+
+def test_the_model_says_how_long_a_summary_is_at_least(tmp_path: Path) -> None:
+    path = tiny_seq2seq.write_summarizer(tmp_path / "long", min_new_tokens=40)
+    text = "A text of just forty characters, or so."
+    assert fields(path, text[:25]) == {"summary": text[:25]}
+    assert fields(path, text, generation={"min_new_tokens": 0}) == {"summary": text[:24]}
+
+
+def test_a_long_text_is_summarized_in_chunks_and_once_more(beginnings: Path) -> None:
+    said: list[str] = []
+    assert fields(beginnings, PARAGRAPHS, said=said) == {"summary": PARAGRAPH[:24]}
+    assert said == [
+        "in:3: 2 chunks of about 52 tokens, then one summary of their summaries",
+    ]
+
+
+def test_the_summaries_of_the_chunks_are_what_is_summarized(beginnings: Path) -> None:
+    generation = {"max_new_tokens": 16}
+    text = "First of all. This is long.\n\nThen comes more. It is longer. And goes on."
+    assert fields(beginnings, text, generation=generation)["summary"] == "First of all."
+
+
+def test_summaries_that_get_no_shorter_stand(tmp_path: Path) -> None:
+    path = tiny_seq2seq.write_summarizer(tmp_path / "all", ends_after=1 << 20)
+    said: list[str] = []
+    assert fields(path, PARAGRAPHS, said=said) == {
+        "summary": " ".join(PARAGRAPHS.split()),
+        "summary_flags": ["copy"],
+    }
+    assert said == [
+        "in:3: 2 chunks of about 52 tokens, then one summary of their summaries",
+        "in:3: the summaries are hardly shorter than the text, so they stand",
+    ]
+
+
+def test_an_output_at_its_limit_ends_with_a_sentence(copies: Path) -> None:
+    assert fields(copies, PARAGRAPH) == {"summary": "The first sentence is here."}
+    assert fields(copies, "No sentence of this is over before the limit") == {
+        "summary": "No sentence of this is over before the l",
+        "summary_flags": ["length"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("length", "num_tokens", "limits"),
+    [
+        ("medium", 100, (5, 150)),
+        ("short", 100, (8, 16)),
+        ("short", 400, (20, 40)),
+        ("short", 4000, (30, 60)),
+        ("long", 100, (30, 60)),
+        ("long", 400, (70, 140)),
+        ("long", 4000, (75, 150)),
+    ],
+)
+def test_lengths(tmp_path: Path, length: Any, num_tokens: int, limits: tuple[int, int]) -> None:
+    path = tiny_seq2seq.write_summarizer(
+        tmp_path / "sized",
+        ends_after=1 << 20,
+        context_length=1 << 13,
+        min_new_tokens=5,
+        max_new_tokens=150,
+    )
+    submitted: list[tuple[int, int]] = []
+    with tiny_seq2seq.open_seq2seq(path) as (manifest, engine):
+        submit = engine.submit
+
+        def noting(sources: Any, config: Any) -> Any:
+            submitted.extend((config.min_new_tokens, source.max_new_tokens) for source in sources)
+            return submit(sources, config)
+
+        engine.submit = noting  # type: ignore[method-assign]
+        task = Summarize(manifest, engine, SummarizeOptions(length=length))
+        list(task([Record("x" * num_tokens)]))
+    assert submitted == [limits]
+
+
+def test_loops_are_flagged(beginnings: Path) -> None:
+    text = "It ^ goes on and on, for as long as ever"
+    assert fields(beginnings, text)["summary_flags"] == ["repetition", "length"]
+
+
+def test_flags_of_chunks_are_flags_of_the_text(beginnings: Path) -> None:
+    text = f"{PARAGRAPH}\n\nThen ^ follows in the next paragraph. And so on."
+    assert fields(beginnings, text)["summary_flags"] == ["repetition", "length"]
+    assert "summary_flags" not in fields(beginnings, text, generation={"retry_degenerate": True})
+
+
+def test_scores_and_the_n_best(beginnings: Path) -> None:
+    text = "A text that is longer than its summary."
+    found = fields(beginnings, text, generation={"scores": True, "nbest": 2})
+    best, second = found["summary_nbest"]
+    assert (best["text"], best["score"]) == (found["summary"], found["summary_score"])
+    assert 0 > best["score"] > second["score"]
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t\r"], ids=repr)
+def test_a_blank_record_has_an_empty_summary(beginnings: Path, text: str) -> None:
+    assert fields(beginnings, text) == {"summary": ""}
+
+
+def test_failed_records_pass_untouched(beginnings: Path) -> None:
+    failed = Record("good", "in", 2, raw=b"{", failure=Failure("invalid_json", "not JSON"))
+    assert records_of(beginnings, [Record("bad"), failed, Record("good")])[1] is failed
+
+
+def test_a_refused_text_fails_its_record_only(tmp_path: Path) -> None:
+    path = tiny_seq2seq.write_summarizer(tmp_path / "narrow", context_length=10)
+    before, refused, after = records_of(path, [Record("ab"), Record("你" * 9), Record("cd")])
+    assert refused.failure == Failure("tokenizer", "one character is 11 tokens for the model")
+    assert [before.fields["summary"], after.fields["summary"]] == ["ab", "cd"]
+
+
+def test_texts_of_all_lengths_keep_their_order(beginnings: Path) -> None:
+    texts = [PARAGRAPHS, "Short.", "", PARAGRAPH + " 1", PARAGRAPHS, "A text that is longer than that."]
+    found = records_of(beginnings, [Record(text) for text in texts])
+    assert [record.fields["summary"] for record in found] == [text[:24] for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"length": "short", "generation": GenerationOptions(max_new_tokens=9)},
+            "--length and --max-new-tokens exclude each other",
+        ),
+        (
+            {"length": "long", "generation": GenerationOptions(min_new_tokens=9)},
+            "--length and --min-new-tokens exclude each other",
+        ),
+        ({"as_field": "error"}, "--as 'error': records have or need that field"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        SummarizeOptions(**options)
+    assert error.value.message == message
+
+
+def test_the_language_is_that_of_the_splitter(beginnings: Path) -> None:
+    manifest = read_bundle(beginnings).manifest
+    assert plan(manifest, SummarizeOptions()).language == "en"
+    assert plan(manifest, SummarizeOptions(language="deu_Latn")).language == "de"
+    with pytest.raises(UsageError) as error:
+        plan(manifest, SummarizeOptions(language="nonsense"))
+    assert error.value.message == "--language 'nonsense': no such language"
