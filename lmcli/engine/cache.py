@@ -63,17 +63,9 @@ class InPlaceCache:
     ) -> None:
         self._decoder = decoder
         self._num_beams = num_beams
-        self._past: dict[str, Floats] = {}
-        self._cross: dict[str, Floats] = {}
         rows = num_slots * num_beams
-        for name, shape in decoder.input_shapes.items():
-            # Zeros, because what is masked or not yet written is still multiplied, by zero.
-            if name.startswith("past."):
-                size = (rows, shape[1], capacity, shape[3])
-                self._past[name] = np.zeros(size, decoder.input_types[name])  # type: ignore[arg-type]
-            elif name.startswith("cross."):
-                size = (num_slots, shape[1], source_length, shape[3])
-                self._cross[name] = np.zeros(size, decoder.input_types[name])  # type: ignore[arg-type]
+        self._past_names, self._past = _zeros(decoder, "past.", rows, capacity)
+        self._cross_names, self._cross = _zeros(decoder, "cross.", num_slots, source_length)
         self._ids = np.zeros((rows, 1), np.int64)
         self._lengths = np.zeros(rows, np.int32)
         self._total = np.ones((), np.int32)
@@ -84,9 +76,9 @@ class InPlaceCache:
 
     def admit(self, slots: Sequence[int], cross: Mapping[str, Floats]) -> None:
         """See Cache."""
-        for name, values in cross.items():
-            self._cross[name][slots, :, : values.shape[2]] = values
         length = next(iter(cross.values())).shape[2]
+        for name, buffer in zip(self._cross_names, self._cross, strict=True):
+            buffer[slots, :, :length] = cross[name]
         self._mask[slots] = np.arange(self._mask.shape[1]) < length
 
     def step(self, tokens: Ints, lengths: Ints, num_candidates: int) -> Choice:
@@ -103,26 +95,19 @@ class InPlaceCache:
 
     def take_over(self, to: Ints, source: Ints) -> None:
         """See Cache."""
-        if not len(to):
-            return
-        # Only what is used is copied; rows of very different lengths are under way together.
-        used = _next_power(self._lengths[source] + 1)
-        for length in np.unique(used).tolist():
-            same = used == length
-            for past in self._past.values():
-                past[to[same], :, :length] = past[source[same], :, :length]
+        used = self._lengths[source] + 1
+        for to_row, source_row, length in zip(to.tolist(), source.tolist(), used.tolist(), strict=True):
+            self._past[:, to_row, :, :length] = self._past[:, source_row, :, :length]
 
     def compact(self, slots: Sequence[int]) -> None:
         """See Cache."""
-        moved = [(to, source) for to, source in enumerate(slots) if to != source]
         beams, used = self._num_beams, int(self._total)
-        for to, source in moved:  # a slot never moves to where one behind it still has to be fetched
-            for past in self._past.values():
-                rows = past[source * beams : (source + 1) * beams, :, :used]
-                past[to * beams : (to + 1) * beams, :, :used] = rows
-            for cross in self._cross.values():
-                cross[to] = cross[source]
-            self._mask[to] = self._mask[source]
+        for to, source in enumerate(slots):  # none is needed any more where another one moves to
+            if to != source:
+                to_rows, rows = (slice(slot * beams, (slot + 1) * beams) for slot in (to, source))
+                self._past[:, to_rows, :, :used] = self._past[:, rows, :, :used]
+                self._cross[:, to] = self._cross[:, source]
+                self._mask[to] = self._mask[source]
         self.num_slots = len(slots)
         self._bind()
 
@@ -130,9 +115,9 @@ class InPlaceCache:
         """Bind the part of the buffers that the live slots use."""
         slots, rows = self.num_slots, self.num_slots * self._num_beams
         self._binding = binding = self._decoder.bind()
-        for name, past in self._past.items():
+        for name, past in zip(self._past_names, self._past, strict=True):
             binding.in_place(name, name.replace("past.", "present."), past[:rows])
-        for name, cross in self._cross.items():
+        for name, cross in zip(self._cross_names, self._cross, strict=True):
             binding.input(name, cross[:slots])
         binding.input("input_ids", self._ids[:rows])
         binding.input("past_length", self._lengths[:rows])
@@ -151,9 +136,15 @@ class InPlaceCache:
         self._binding.output("log_normalizer", choice.log_normalizer)
 
 
-def _next_power(lengths: npt.NDArray[np.int32]) -> Ints:
-    """The powers of two from 16 on that are not below the lengths."""
-    return 1 << np.ceil(np.log2(np.maximum(lengths, 16))).astype(np.int64)
+def _zeros(decoder: Session, kind: str, rows: int, length: int) -> tuple[list[str], Floats]:
+    """A buffer for all inputs of a kind, (inputs, rows, heads, length, head size), and their names.
+
+    Zeros, because what is masked or not yet written is still multiplied, by zero.
+    """
+    names = [name for name in decoder.inputs if name.startswith(kind)]
+    (shape,) = {decoder.input_shapes[name] for name in names}
+    size = (len(names), rows, int(shape[1]), length, int(shape[3]))
+    return names, np.zeros(size, decoder.input_types[names[0]])
 
 
 class GrowingCache:

@@ -31,7 +31,7 @@ Ints = npt.NDArray[np.int64]
 Cross = dict[str, npt.NDArray[np.floating]]
 
 # The integer GEMM is at its peak from 64 rows on; more rows would only push each other out of the cache.
-_ROWS = 96
+_ROWS = 128
 _ROWS_CUDA = 512
 _ENCODER_TOKENS = 256
 _ENCODER_TOKENS_CUDA = 16_384

@@ -28,7 +28,10 @@ POSITIONS = "positions"
 
 @dataclass(frozen=True)
 class _Range:
-    """How the rows of an activation map to uint8: row / max(largest, floor), then scale and zero point."""
+    """How the rows of an activation map to uint8: row / max(largest, floor), then scale and zero point.
+
+    Without a floor, a row of zeros is divided by zero; whatever integers come of it are multiplied by zero.
+    """
 
     symmetric: bool
     floor: float
@@ -36,13 +39,13 @@ class _Range:
     zero_point: int
 
 
-_SYMMETRIC = _Range(symmetric=True, floor=1e-12, scale=1 / 127, zero_point=128)
+_SYMMETRIC = _Range(symmetric=True, floor=0.0, scale=1 / 127, zero_point=128)
 # GELU's minimum is -0.17 for every row, so a symmetric range would waste almost half of the 256 values. With
 # the divisor kept at 1 or above, [-0.17, 1] holds every row.
 _AFTER_GELU = _Range(symmetric=False, floor=1.0, scale=1.17 / 255, zero_point=37)
 # The same for SiLU, whose minimum is -0.2785. (QuickGelu is written with alpha = 1 only, which is SiLU.)
 _AFTER_SILU = _Range(symmetric=False, floor=1.0, scale=1.28 / 255, zero_point=56)
-_AFTER_RELU = _Range(symmetric=False, floor=1e-12, scale=1 / 255, zero_point=0)
+_AFTER_RELU = _Range(symmetric=False, floor=0.0, scale=1 / 255, zero_point=0)
 _RANGES = {
     "Gelu": _AFTER_GELU,
     "BiasGelu": _AFTER_GELU,
@@ -139,8 +142,12 @@ class _Quantizer:
             largest = self._node("ReduceMax", [size, axes], x + "_max", keepdims=1)
         else:
             largest = self._node("ReduceMax", [size], x + "_max", axes=[-1], keepdims=1)
-        row = self._node("Max", [largest, self._constant(np.float32(span.floor))], x + "_row")
-        unit = self._node("Div", [x, row], x + "_unit")
+        row = largest
+        if span.floor:
+            row = self._node("Max", [largest, self._constant(np.float32(span.floor))], x + "_row")
+        # One division for each row, not for each element.
+        inverse = self._node("Reciprocal", [row], x + "_inverse")
+        unit = self._node("Mul", [x, inverse], x + "_unit")
         scale, zero_point = self._constant(np.float32(span.scale)), self._constant(np.uint8(span.zero_point))
         self._rows[x] = (self._node("QuantizeLinear", [unit, scale, zero_point], x + "_uint8"), row, span)
         return self._rows[x]
