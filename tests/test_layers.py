@@ -33,9 +33,13 @@ ONLY = {
     "onnx": {"export"},
     "safetensors": {"export"},
     "huggingface_hub": {"export"},
+    "sentencepiece": {"export"},
     "tokenizers": {"engine"},
     "numpy": {"engine", "tasks", "export"},
     "onnxruntime": {"engine", "export"},
+    "msgspec": {"bundle", "export"},
+    "sentencex": {"tasks"},
+    "langcodes": {"tasks"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -3,18 +3,28 @@
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from lmcli.bundle.store import shipped, verify
 from lmcli.records.record import Record
+from lmcli.tasks.generation import GenerationOptions
 from lmcli.tasks.ner import Ner, NerOptions
 from lmcli.tasks.sentiment import Sentiment, SentimentOptions
-from tests import tiny
+from lmcli.tasks.translate import Translate, TranslateOptions
+from tests import tiny, tiny_seq2seq
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ("ner-en", "sentiment-en")
+CLASSIFIER = ("README.md", "model.onnx", "tokenizer.json")
+SEQ2SEQ = ("README.md", "decoder.onnx", "encoder.onnx", "tokenizer.json")
+SHIPPED: Mapping[str, Sequence[str]] = {
+    "ner-en": CLASSIFIER,
+    "sentiment-en": CLASSIFIER,
+    "translate-en-fr": SEQ2SEQ,
+}
+"""The files of each bundle beside its manifest."""
 # Integer kernels round in another way on each kind of processor.
 SCORE_TOLERANCE = 0.02
 
@@ -78,6 +88,21 @@ NAMES: list[tuple[str, list[tuple[str, str, float]]]] = [
         [("PER", "Hiroshi Tanaka", 0.9969), ("LOC", "Tokyo", 0.9965), ("LOC", "New York", 0.9943)],
     ),
 ]
+# Sentences whose best translation leads by far, so that no rounding changes it.
+TRANSLATIONS = [
+    ("I am late.", "Je suis en retard.", -0.0854),
+    ("Thank you very much!", "Merci beaucoup !", -0.1884),
+    ("I have two sisters.", "J'ai deux sœurs.", -0.0832),
+    ("My brother works in Paris.", "Mon frère travaille à Paris.", -0.1189),
+    ("I don't know what to say.", "Je ne sais pas quoi dire.", -0.16),
+    ("He arrived yesterday.", "Il est arrivé hier.", -0.1385),
+    ("It is raining.", "Il pleut.", -0.1511),
+    ("My father is a doctor.", "Mon père est médecin.", -0.1344),
+    ("I've lost my key.", "J'ai perdu ma clé.", -0.1107),
+    ("Tom bought a new car.", "Tom a acheté une nouvelle voiture.", -0.082),
+    ("Tom is afraid of dogs.", "Tom a peur des chiens.", -0.1129),
+    ("My sister is a nurse.", "Ma sœur est infirmière.", -0.1481),
+]
 
 
 def test_these_bundles_are_shipped() -> None:
@@ -86,11 +111,7 @@ def test_these_bundles_are_shipped() -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_bundles_are_whole(name: str) -> None:
-    assert verify(shipped() / name) == [
-        ("README.md", "ok"),
-        ("model.onnx", "ok"),
-        ("tokenizer.json", "ok"),
-    ]
+    assert verify(shipped() / name) == [(file, "ok") for file in SHIPPED[name]]
 
 
 def test_sentiment_of_own_lines() -> None:
@@ -116,6 +137,17 @@ def test_entities_of_own_lines() -> None:
     ]
 
 
+def test_translations_of_own_lines() -> None:
+    options = TranslateOptions(generation=GenerationOptions(scores=True))
+    with tiny_seq2seq.open_seq2seq(shipped() / "translate-en-fr") as (manifest, engine):
+        task = Translate(manifest, engine, options)
+        found = [record.fields for record in task(Record(text) for text, *_ in TRANSLATIONS)]
+    assert found == [
+        {"translation": text, "translation_score": pytest.approx(score, abs=SCORE_TOLERANCE)}
+        for _, text, score in TRANSLATIONS
+    ]
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""
@@ -134,8 +166,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_bundles(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if name.startswith("lmcli/exported/")}
-    files = ("README.md", "manifest.json", "model.onnx", "tokenizer.json")
-    assert inside == {f"lmcli/exported/{name}/{file}" for name in SHIPPED for file in files}
+    assert inside == {
+        f"lmcli/exported/{name}/{file}" for name in SHIPPED for file in ("manifest.json", *SHIPPED[name])
+    }
 
 
 def test_the_wheel_holds_the_sample_lines_of_the_export(wheel: Path) -> None:
@@ -143,20 +176,44 @@ def test_the_wheel_holds_the_sample_lines_of_the_export(wheel: Path) -> None:
         assert "lmcli/export/lines.txt" in archive.namelist()
 
 
-def test_the_wheel_runs_anywhere(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the wheel is installed in."""
+    folder = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site")
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "bundle", "line", "answer"),
+    [
+        ("sentiment", "sentiment-en", "What a lovely film!", "POSITIVE\t"),
+        ("ner", "ner-en", "She lives in Rome.", "She lives in [Rome](LOC)."),
+        ("translate", "translate-en-fr", "It is raining.", "Il pleut.\n"),
+    ],
+    ids=["sentiment", "ner", "translate"],
+)
+def test_the_wheel_runs_anywhere(
+    command: str,
+    bundle: str,
+    line: str,
+    answer: str,
+    site: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", str(site))
     monkeypatch.setenv("LMCLI_HOME", str(tmp_path / "home"))
     done = subprocess.run(
-        [sys.executable, "-m", "lmcli", "sentiment", "-v"],
+        [sys.executable, "-m", "lmcli", command, "-v"],
         cwd=tmp_path / "elsewhere",
-        input="What a lovely film!\n",
+        input=f"{line}\n",
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout.split("\t")[0]) == (0, "POSITIVE"), done.stderr
-    assert f"bundle {tmp_path}/site/lmcli/exported/sentiment-en" in done.stderr
+    assert (done.returncode, done.stdout.startswith(answer)) == (0, True), done.stderr
+    assert f"bundle {site}/lmcli/exported/{bundle}" in done.stderr

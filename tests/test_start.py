@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"numpy", "onnxruntime", "tokenizers", "rich"}
-EXPORT = {"torch", "transformers", "optimum", "onnx", "safetensors", "huggingface_hub"}
+ENGINE = {"numpy", "onnxruntime", "tokenizers"}
+LANGUAGE = {"langcodes", "sentencex"}
+HEAVY = ENGINE | LANGUAGE | {"msgspec", "rich"}
+EXPORT = {"torch", "transformers", "optimum", "onnx", "safetensors", "sentencepiece", "huggingface_hub"}
+COMMANDS = ("sentiment", "ner", "translate", "summarize", "export", "models")
 SCRIPT = """\
 import sys
 from lmcli.cli.app import run
@@ -33,7 +36,7 @@ def imported_by(*argv: str, stdin: str = "") -> set[str]:
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["--version"], ["sentiment", "--help"], ["ner", "--help"], ["export", "--help"]],
+    [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)],
     ids=" ".join,
 )
 def test_help_imports_nothing_heavy(argv: list[str]) -> None:
@@ -42,11 +45,15 @@ def test_help_imports_nothing_heavy(argv: list[str]) -> None:
 
 def test_models_imports_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMCLI_HOME", str(tmp_path))
-    assert imported_by("models", "list") & (HEAVY | EXPORT) == set()
+    assert imported_by("models", "list") & (HEAVY | EXPORT) == {"msgspec"}  # reads manifests
 
 
-@pytest.mark.parametrize("task", ["sentiment", "ner"])
-def test_a_run_imports_nothing_of_an_export(task: str) -> None:
+@pytest.mark.parametrize(
+    ("task", "more"),
+    [("sentiment", set()), ("ner", set()), ("translate", LANGUAGE)],
+    ids=["sentiment", "ner", "translate"],
+)
+def test_a_run_imports_what_it_needs_and_nothing_of_an_export(task: str, more: set[str]) -> None:
     imported = imported_by(task, stdin="A fine day in Rome.\n")
     assert imported & EXPORT == set()
-    assert imported & HEAVY == HEAVY - {"rich"}
+    assert imported & HEAVY == ENGINE | {"msgspec"} | more

@@ -11,6 +11,17 @@ from lmcli.cli.messages import print_data, say
 from lmcli.errors import NoInputError, UnavailableError, UsageError
 
 Option = typer.Option
+# As a command, or as transformers calls it.
+TaskName = Literal[
+    "sentiment",
+    "ner",
+    "translate",
+    "summarize",
+    "text-classification",
+    "token-classification",
+    "translation",
+    "summarization",
+]
 
 
 def export(
@@ -22,8 +33,7 @@ def export(
     ] = None,
     *,
     task: Annotated[
-        Literal["sentiment", "ner", "text-classification", "token-classification"] | None,
-        Option(help="Task of the model; default what it was trained for."),
+        TaskName | None, Option(help="Task of the model; default what it was trained for.")
     ] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "int8"] | None,
@@ -31,8 +41,14 @@ def export(
     ] = None,
     device: Annotated[Literal["cpu", "cuda"], Option(help="What the graph is made for.")] = "cpu",
     context_length: Annotated[
-        int, Option(min=16, help="Longest row in tokens; at most what the model allows.")
-    ] = 512,
+        int | None,
+        Option(
+            min=16,
+            metavar="N",
+            help="Longest row in tokens, at most what the model allows; default 512, or 1024 where the "
+            "model writes text.",
+        ),
+    ] = None,
     lines: Annotated[
         Path | None, Option(metavar="FILE", help="Prove the export on these lines, not the built-in ones.")
     ] = None,
@@ -95,7 +111,7 @@ def _name_of(source: str) -> str:
 
 def _check_extra() -> None:
     """Raise UnavailableError unless everything of the extra `export` is installed."""
-    needed = ("torch", "transformers", "optimum", "onnx", "safetensors", "huggingface_hub")
+    needed = ("torch", "transformers", "optimum", "onnx", "safetensors", "sentencepiece", "huggingface_hub")
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise UnavailableError(
             f"export needs packages that are not installed: {', '.join(missing)}",

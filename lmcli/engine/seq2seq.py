@@ -30,8 +30,10 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Cross = dict[str, npt.NDArray[np.floating]]
 
-# The integer GEMM is at its peak from 64 rows on; more rows would only push each other out of the cache.
-_ROWS = 128
+# The activations of about 32 rows stay in a core's cache; four times as many are worth it for beams, whose
+# bookkeeping costs the same for few sources as for many.
+_ROWS = 32
+_ROWS_OF_BEAMS = 128
 _ROWS_CUDA = 512
 _ENCODER_TOKENS = 256
 _ENCODER_TOKENS_CUDA = 16_384
@@ -58,6 +60,11 @@ class _Group:
     source_length: int
     capacity: int
     """The most new tokens of a source."""
+
+    @property
+    def work(self) -> int:
+        """How long it takes, in no special unit."""
+        return self.num_sources * self.source_length
 
 
 class Job:
@@ -96,7 +103,6 @@ class Seq2Seq:
         self._vocab_size = vocab_size
         self._threads = threads
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="seq2seq")
-        self._rows = _ROWS_CUDA if decoder.on_cuda else _ROWS
         self._encoder_tokens = _ENCODER_TOKENS_CUDA if encoder.on_cuda else _ENCODER_TOKENS
         self._is_in_place = "past_length" in decoder.inputs
 
@@ -117,12 +123,13 @@ class Seq2Seq:
                 for sample in range(num_each)
             ]
         job = Job(len(sources), num_each)
-        for group in self._groups(sources):
-            lanes = min(self._threads, -(-group.num_sources // _MIN_SHARE))
-            # The lanes share the batches: which of them takes a source changes nothing in its output.
-            job.runs += [
-                self._workers.submit(self._run, group, config, job.outputs, lanes) for _ in range(lanes)
-            ]
+        groups = sorted(self._groups(sources), key=lambda group: -group.work)
+        # The end of a decoder run has few rows left, so a group is one run, the largest first. A second one
+        # helps where a thread has nothing else to do; which of them takes a source changes nothing.
+        for lane in range(self._threads):
+            for group in groups:
+                if lane * _MIN_SHARE < group.num_sources:
+                    job.runs.append(self._workers.submit(self._run, group, config, job.outputs))
         return job
 
     def generate(self, sources: Sequence[Source], config: GenerationConfig) -> list[list[Hypothesis]]:
@@ -145,7 +152,7 @@ class Seq2Seq:
         return logits
 
     def _groups(self, sources: Sequence[Source]) -> Iterator[_Group]:
-        """The longest sources first, so that the threads end together."""
+        """Sources by the length that they are padded to."""
         groups: defaultdict[int, list[_Batch]] = defaultdict(list)
         lengths = [len(source.input_ids) for source in sources]
         for numbers in equal_batches(lengths, self._encoder_tokens):
@@ -156,11 +163,10 @@ class Seq2Seq:
             capacity = max(source.max_new_tokens for source in members)
             yield _Group(deque(batches), len(members), source_length, capacity)
 
-    def _run(
-        self, group: _Group, config: GenerationConfig, outputs: list[list[Hypothesis]], lanes: int
-    ) -> None:
-        """One thread's share of a group."""
-        num_slots = min(self._num_slots(group, config.num_beams), -(-group.num_sources // lanes))
+    def _run(self, group: _Group, config: GenerationConfig, outputs: list[list[Hypothesis]]) -> None:
+        """What one thread does of a group."""
+        share = max(_MIN_SHARE, -(-group.num_sources // self._threads))
+        num_slots = min(self._num_slots(group, config.num_beams), share)
         run = _Run(self._encode, group, outputs)
         while run.has_more():
             cache = self._make_cache(num_slots, config.num_beams, group.capacity, group.source_length)
@@ -188,7 +194,9 @@ class Seq2Seq:
             if name.startswith(("past.", "cross.")):
                 tokens = group.capacity * num_beams if name.startswith("past.") else group.source_length
                 num_bytes += 4 * int(shape[1]) * tokens * int(shape[3])
-        return max(1, min(self._rows // num_beams, _CACHE_BYTES // num_bytes))
+        rows = _ROWS_OF_BEAMS if num_beams > 1 else _ROWS
+        rows = _ROWS_CUDA if self._decoder.on_cuda else rows
+        return max(1, min(rows // num_beams, _CACHE_BYTES // num_bytes))
 
 
 # Fewer sources than these are not worth a second decoder run.

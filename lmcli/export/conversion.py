@@ -19,7 +19,7 @@ from lmcli.export.quantize import quantize
 from lmcli.export.source import Checkpoint
 
 # A protobuf cannot be larger than 2 GiB; weights beyond that go beside the graph.
-_MAX_PROTOBUF = 2**31 - 2**20
+_MAX_PROTOBUF = 2**31 - 2**25
 _TOOLS = ("lmcli", "onnxruntime-gpu", "onnxruntime", "optimum-onnx", "transformers", "torch", "tokenizers")
 
 
@@ -60,11 +60,12 @@ class Conversion:
         return path
 
     def save(
-        self, graph: onnx.ModelProto, path: Path, *, keep: Sequence[str] = (), keep_nodes: Sequence[str] = ()
+        self, graph: onnx.ModelProto, path: Path, *, keep: Sequence[str] = (), keep_nodes: str = ""
     ) -> None:
         """Write a graph in the precision of the export.
 
-        fp16 changes all inputs and outputs but `keep`, and all nodes but `keep_nodes`.
+        fp16 changes all inputs and outputs but `keep`, and all nodes but those that give `keep` or a result
+        whose name begins with `keep_nodes`.
         """
         if self.precision == "int8":
             quantize(graph)
@@ -96,13 +97,13 @@ class Conversion:
         }
 
 
-def _to_fp16(model: onnx.ModelProto, keep: Sequence[str], keep_nodes: Sequence[str]) -> onnx.ModelProto:
+def _to_fp16(model: onnx.ModelProto, keep: Sequence[str], keep_nodes: str) -> onnx.ModelProto:
     """Convert all but the last nodes: they are taken off and put back, as the converter cuts them apart."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     graph = model.graph
-    last = [node for node in graph.node if node.name in keep_nodes]
-    rest = [node for node in graph.node if node.name not in keep_nodes]
+    last = [node for node in graph.node if _is_last(node, keep, keep_nodes)]
+    rest = [node for node in graph.node if not _is_last(node, keep, keep_nodes)]
     made = {name for node in rest for name in node.output}
     between = {name for node in last for name in node.input if name in made}
     made_last = {name for node in last for name in node.output}
@@ -120,6 +121,10 @@ def _to_fp16(model: onnx.ModelProto, keep: Sequence[str], keep_nodes: Sequence[s
     return half
 
 
+def _is_last(node: onnx.NodeProto, keep: Sequence[str], prefix: str) -> bool:
+    return bool(prefix) and any(name in keep or name.startswith(prefix) for name in node.output)
+
+
 def _replace(field: Any, items: Sequence[Any]) -> None:
     """Give a repeated field of a protobuf new content."""
     kept = [type(item).FromString(item.SerializeToString()) for item in items]
@@ -129,7 +134,8 @@ def _replace(field: Any, items: Sequence[Any]) -> None:
 
 def _save(graph: onnx.ModelProto, path: Path) -> None:
     """Write a graph, with weights beyond the limit of a protobuf beside it."""
-    beside = graph.ByteSize() > _MAX_PROTOBUF
+    # The size of the whole is not asked for: protobuf fails to tell one that is too large.
+    beside = sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > _MAX_PROTOBUF
     onnx.save(graph, path, save_as_external_data=beside, location=f"{path.name}.data" if beside else None)
     if beside:  # saving has moved the weights out of `graph`, which goes on to be quantized
         onnx.load_external_data_for_model(graph, str(path.parent))

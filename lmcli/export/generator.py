@@ -14,12 +14,13 @@ from lmcli.export import prove, prove_generator
 from lmcli.export.conversion import Conversion
 from lmcli.export.generation import generation_config
 from lmcli.export.languages import languages, prompt
-from lmcli.export.plain_seq2seq import build_plain_seq2seq
+from lmcli.export.plain_seq2seq import build_plain_seq2seq, longest_source
 from lmcli.export.prove_generator import Sample
-from lmcli.export.seq2seq import CHOICE, CHOICE_NODES, build_seq2seq, read_weights, shape_of
+from lmcli.export.seq2seq import CHOICE, CHOICE_PREFIX, build_seq2seq, read_weights, shape_of
 from lmcli.export.tokenizer import (
     context_length,
     load_source_tokenizer,
+    num_positions,
     prove_seq2seq_tokenizer,
     write_tokenizer,
 )
@@ -37,7 +38,7 @@ def write_generator(conversion: Conversion, name: str, directory: Path) -> Manif
     exact = conversion.folder("exact")
     for graph, file in ((encoder, "encoder.onnx"), (decoder, "decoder.onnx")):
         conversion.save_exact(graph, f"exact/{file}")
-        conversion.save(graph, directory / file, keep=[*CHOICE], keep_nodes=CHOICE_NODES)
+        conversion.save(graph, directory / file, keep=[*CHOICE], keep_nodes=CHOICE_PREFIX)
     _prove(conversion, sample, model, exact, directory, tier)
     return Manifest(
         name=name,
@@ -57,7 +58,10 @@ def write_generator(conversion: Conversion, name: str, directory: Path) -> Manif
 def _convert_tokenizer(conversion: Conversion, model: Any, path: Path) -> tuple[Tokenizer, Seq2SeqFacts]:
     checkpoint, config = conversion.checkpoint, conversion.config
     source = load_source_tokenizer(checkpoint, config, conversion.folder("tokenizer"))
-    length = context_length(source, model.config, conversion.options.context_length or _CONTEXT_LENGTH)
+    # The two halves of a pair have configurations of their own.
+    reads, writes = (getattr(model.config, side, model.config) for side in ("encoder", "decoder"))
+    length = context_length(source, reads, conversion.options.context_length or _CONTEXT_LENGTH)
+    length = min(length, longest_source(model.config) or length)
     write_tokenizer(source, path, keep_language=conversion.task != "translation")
     tokenizer = Tokenizer(path, context_length=length)
     from_, to = languages(checkpoint, config, source) if conversion.task == "translation" else ({}, {})
@@ -67,7 +71,7 @@ def _convert_tokenizer(conversion: Conversion, model: Any, path: Path) -> tuple[
         checkpoint,
         config,
         conversion.task,
-        max_positions=getattr(model.config, "max_position_embeddings", None),
+        max_positions=num_positions(writes),
     )
     if left_out:
         conversion.report(f"left out of its generation settings, unknown to lmcli: {', '.join(left_out)}")

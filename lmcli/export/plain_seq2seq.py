@@ -50,7 +50,8 @@ def build_plain_seq2seq(model: Any, *, scratch: Path) -> tuple[onnx.ModelProto, 
     traced = {part: _load(scratch, part, name) for part in (_ENCODER, _FIRST, _NEXT)}
     pad_id = model.config.pad_token_id or 0
     encoder = _encoder(traced[_ENCODER], _source_projections(traced[_FIRST], name), multiple, pad_id)
-    return _optimized(encoder, scratch, "encoder"), _optimized(_decoder(traced[_NEXT]), scratch, "decoder")
+    decoder = _decoder(traced[_NEXT])
+    return _optimized(encoder, scratch, "encoder"), _optimized(decoder, scratch, "decoder")
 
 
 def longest_source(config: Any) -> int | None:

@@ -480,7 +480,7 @@ CHOICE: Mapping[str, Tensor] = {
 def choose(graph: Graph, logits: str) -> None:
     """The end of a decoder's graph: logits (rows, vocabulary) to the outputs of CHOICE.
 
-    Its nodes have names of their own, so that they stay in float32 when the others become fp16.
+    Its results have names of their own, so that they stay in float32 when the others become fp16.
     """
     logits = graph.op("Identity", logits, output="choice_logits")  # the one place where fp16 ends
     graph.ops("TopK", logits, "k", outputs=["top_logits", "top_ids"], axis=-1)
@@ -494,13 +494,8 @@ def choose(graph: Graph, logits: str) -> None:
     graph.op("Sub", largest, log_probability, output="log_normalizer")
 
 
-CHOICE_NODES = tuple(
-    f"node_{name}"
-    for name in (
-        *("choice_logits", "top_logits", "log_normalizer"),
-        *("choice_id", "choice_log_probabilities", "choice_log_probability", "choice_logit"),
-    )
-)
+CHOICE_PREFIX = "choice_"
+"""What the names of all results of `choose` begin with, but those of CHOICE."""
 
 
 def _cache_names(kind: str, num_layers: int) -> list[str]:

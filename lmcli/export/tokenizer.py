@@ -147,11 +147,18 @@ def context_length(tokenizer: Any, config: Any, wanted: int) -> int:
     limits = [wanted]
     if tokenizer.model_max_length < _UNLIMITED:
         limits.append(int(tokenizer.model_max_length))
-    if positions := getattr(config, "max_position_embeddings", None):
-        # RoBERTa and its kin count positions from behind the padding id.
-        offset = config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0
-        limits.append(positions - offset)
+    if (positions := num_positions(config)) is not None:
+        limits.append(positions)
     return min(limits)
+
+
+def num_positions(config: Any) -> int | None:
+    """How many tokens the table of positions is for; None without such a table."""
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions is None or config.model_type not in _OFFSET_POSITIONS:
+        return positions
+    pad_token_id: int = config.pad_token_id
+    return positions - pad_token_id - 1  # RoBERTa and its kin count from behind the padding id
 
 
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text"})

@@ -16,6 +16,7 @@ from tests.export.hub_server import COMMIT, Hub
 pytest.importorskip("optimum.exporters.onnx")
 
 from tests.export.checkpoints import write_checkpoint
+from tests.export.seq2seq_models import write_checkpoint as write_seq2seq_checkpoint
 
 pytestmark = [pytest.mark.export, pytest.mark.filterwarnings("ignore")]
 
@@ -64,6 +65,30 @@ def test_a_model_of_the_hub_becomes_a_bundle_that_runs(hub: Hub, home: Path, tmp
 
 
 @pytest.mark.parametrize(
+    ("model_type", "options", "command", "context_length"),
+    [
+        pytest.param("marian", [], "translate", 130, id="the task by the architecture"),
+        pytest.param("t5", ["--task", "translation"], "translate", 1024, id="the task by its name"),
+        pytest.param("t5", ["--task", "summarize"], "summarize", 1024, id="the task by the command"),
+        pytest.param("marian", ["--context-length", "64"], "translate", 64, id="a short context"),
+    ],
+)
+def test_an_encoder_decoder_becomes_a_bundle_that_runs(
+    model_type: str, options: list[str], command: str, context_length: int, home: Path, tmp_path: Path
+) -> None:
+    checkpoint = write_seq2seq_checkpoint(tmp_path / "checkpoint", model_type)
+    (home / "lines.txt").write_text("A quiet triumph.\nWhere is it?\n")
+    done = lmcli("export", checkpoint, "tiny", "--lines", "lines.txt", *options, home=home)
+    assert (done.returncode, done.stdout) == (0, f"{home}/bundles/tiny\n"), done.stderr
+    shown = lmcli("models", "show", "tiny", home=home).stdout
+    assert f'"context_length": {context_length},' in shown
+    (home / "in.txt").write_text("A quiet triumph.\n\nI wanted to like it.\n")
+    written = lmcli(command, "--model", "tiny", "--max-new-tokens", "8", "in.txt", home=home)
+    assert written.returncode == 0
+    assert [bool(line) for line in written.stdout.split("\n")] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         pytest.param(["nowhere/", "x"], 66, "'nowhere/' is neither a directory nor the id", id="source"),
@@ -78,6 +103,7 @@ def test_a_model_of_the_hub_becomes_a_bundle_that_runs(hub: Hub, home: Path, tmp
             "int8 is for the CPU",
             id="cuda int8",
         ),
+        pytest.param(["empty", "x", "--task", "fill"], 2, "Invalid value for '--task'", id="task"),
         pytest.param(["empty", "x", "--precision", "int4"], 2, "Invalid value for '--precision'", id="int4"),
         pytest.param(["empty", "x", "--into", "blank.txt"], 73, "blank.txt", id="folder"),
     ],
