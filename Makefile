@@ -1,4 +1,4 @@
-# make demo    sets up, then labels reviews and finds names with the bundles that ship with lmcli
+# make demo    sets up, then labels reviews, finds names and translates with the bundles that ship with lmcli
 # make test    sets up, then runs every test
 # make lint    formatting, lint and types
 # make bench   speed, memory and quality beside transformers, optimum and CTranslate2 (which get their own environment)
@@ -15,6 +15,8 @@ demo: .venv/base
 	@$(BIN)/lmcli sentiment $(SAMPLES)/reviews.txt
 	@echo; echo '$$ lmcli ner $(SAMPLES)/news.txt'
 	@$(BIN)/lmcli ner $(SAMPLES)/news.txt
+	@echo; echo '$$ lmcli translate $(SAMPLES)/notes.txt'
+	@$(BIN)/lmcli translate $(SAMPLES)/notes.txt
 	@echo; echo '$$ lmcli ner -O jsonl $(SAMPLES)/news.txt | head -1'
 	@$(BIN)/lmcli ner -O jsonl $(SAMPLES)/news.txt | head -1
 

@@ -67,7 +67,9 @@ def transformers(checkpoint: str, beams: str, threads: str, source: str, target:
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
         inputs = tokenizer([texts[index] for index in batch], return_tensors="pt", padding=True)
-        outputs = model.generate(**inputs, num_beams=int(beams), max_new_tokens=MAX_NEW_TOKENS)
+        outputs = model.generate(
+            **inputs, num_beams=int(beams), max_new_tokens=MAX_NEW_TOKENS, early_stopping=int(beams) > 1
+        )
         for index, text in zip(batch, tokenizer.batch_decode(outputs, skip_special_tokens=True), strict=True):
             translations[index] = text
     _write(target, translations)

@@ -14,6 +14,7 @@ import pytest
 import lmcli
 from lmcli.bundle.manifest import MANIFEST_NAME, FileFacts
 from lmcli.bundle.store import (
+    DEFAULTS,
     HASHED_AT_OPENING,
     Broken,
     Bundle,
@@ -241,7 +242,7 @@ def test_the_list_has_each_name_once_and_reports_the_broken(home: Path, write_bu
     (write_bundle(home / "bundles" / "c") / "model.onnx").unlink()
     Path("exported/.hidden").mkdir()
     Path("exported/notes.txt").write_text("not a directory")
-    own = [found for found in iter_bundles() if found.path.name not in {"sentiment-en", "ner-en"}]
+    own = [found for found in iter_bundles() if found.path.name not in DEFAULTS.values()]
     assert [(type(found), found.path) for found in own] == [
         (Bundle, Path("exported/a")),
         (Bundle, home / "bundles" / "b"),

@@ -41,6 +41,7 @@ def test_list_names_each_bundle_once(cli: Cli, store: Path) -> None:
         ("moods", "sentiment", str(store / "moods")),
         ("ner-en", "ner", str(shipped() / "ner-en")),
         ("sentiment-en", "sentiment", str(shipped() / "sentiment-en")),
+        ("translate-en-fr", "translate", str(shipped() / "translate-en-fr")),
     ]
 
 
@@ -63,7 +64,7 @@ def test_a_bundle_of_the_store_is_found_by_its_name(cli: Cli, store: Path) -> No
 def test_list_reports_what_is_broken(cli: Cli, store: Path) -> None:
     flip(store / "moods" / "model.onnx")
     ended = cli("models", "list")
-    assert (ended.code, len(rows(ended))) == (76, 3)
+    assert (ended.code, len(rows(ended))) == (76, 4)
     assert rows(ended)[0] == {"name": "moods", "status": "broken", "path": str(store / "moods")}
     assert ended.err == f"lmcli: {store}/moods/model.onnx is changed\n{REBUILD}"
 
