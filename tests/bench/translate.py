@@ -5,7 +5,7 @@
 Whole processes over the same short sentences of a book and of reviews (in longer ones this model repeats
 itself to the limit), with the same checkpoint, beams, rule for stopping and limit: lmcli, CTranslate2 in int8
 and float32 (a thread a batch, its own sorting and batching), and transformers' `generate` (torch, float32,
-sorted batches of 32), which is slow and gets the first hundreds of sentences. The programs take turns; seconds
+sorted batches of 32), which is slow and gets some hundred of the sentences. The programs take turns; seconds
 are medians. Tokens are those of the output as the model's tokenizer counts them, </s> included; a net rate
 leaves out the seconds that one sentence takes from a cold start. BLEU is on the held-out sentences. The bound
 is the time of the model's products alone at the machine's integer GEMM peak.
