@@ -7,6 +7,7 @@ import typer
 from lmcli.cli.generation import Generation
 from lmcli.cli.labelling import As
 from lmcli.cli.streams import Streams, with_streams
+from lmcli.errors import UsageError
 
 Option = typer.Option
 
@@ -44,7 +45,9 @@ def translate(
     from lmcli.tasks.generation import GenerationOptions
     from lmcli.tasks.translate import Translate, TranslateOptions, plan
 
-    targets = () if to is None else tuple(name.strip() for name in to.split(","))
+    targets = () if to is None else tuple(name.strip() for name in to.split(",") if name.strip())
+    if to is not None and not targets:
+        raise UsageError("--to names no language", hint="separate several by commas: --to fr,de")
     options = TranslateOptions(
         to=targets,
         from_=from_,

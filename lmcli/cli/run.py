@@ -80,7 +80,7 @@ def colors_data(streams: Streams, choice: str) -> bool:
 
 def reporter(streams: Streams) -> Report:
     """Says what runs where, and how, if that is wanted."""
-    return say if streams.verbose else (lambda _: None)
+    return say if streams.verbose and not streams.quiet else (lambda _: None)
 
 
 def _pump(streams: Streams, inputs: list[str], task: Task, options: WriteOptions, report: Report) -> int:

@@ -58,8 +58,9 @@ class GenerationConfig:
             ("num_beams", 1 <= self.num_beams <= MAX_BEAMS, f"from 1 to {MAX_BEAMS}"),
             ("num_return_sequences", self.num_return_sequences >= 1, "at least 1"),
             ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "0 or more"),
-            ("repetition_penalty", self.repetition_penalty >= 1, "1 or more"),
-            ("temperature", self.temperature > 0, "above 0"),
+            ("length_penalty", -10 <= self.length_penalty <= 10, "from -10 to 10"),
+            ("repetition_penalty", 1 <= self.repetition_penalty <= 100, "from 1 to 100"),
+            ("temperature", 0.001 <= self.temperature <= 1000, "from 0.001 to 1000"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
         ):

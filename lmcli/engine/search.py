@@ -42,7 +42,9 @@ class Hypothesis(NamedTuple):
     token_ids: list[int]
     """Without the start token, a forced first token, and the end."""
     score: float
-    """The mean log-probability of its tokens: their sum, divided by the length to `length_penalty`."""
+    """The sum of the log-probabilities of its tokens, divided by `num_tokens` to `length_penalty`."""
+    num_tokens: int
+    """How many tokens the score is of: those that were left out above count."""
     is_complete: bool
     """Whether the model ended it, and not the limit."""
 
@@ -129,14 +131,15 @@ class _Slots:
     def output(self, slot: int, sequence: Ints, score: float) -> Hypothesis:
         """A hypothesis from the new tokens of a sequence, its end included."""
         tokens: list[int] = sequence.tolist()
+        num_tokens = len(tokens)
         # With forced_eos_token_id the last token is the end whether the model meant it or not.
-        was_cut = len(tokens) == self.limits[slot] and self.config.forced_eos_token_id is not None
+        was_cut = num_tokens == self.limits[slot] and self.config.forced_eos_token_id is not None
         is_complete = bool(tokens) and tokens[-1] in self.config.eos_token_ids
         if is_complete:
             tokens = tokens[:-1]
         if tokens and tokens[0] == self.first[slot]:
             tokens = tokens[1:]
-        return Hypothesis(tokens, score, is_complete and not was_cut)
+        return Hypothesis(tokens, score, num_tokens, is_complete and not was_cut)
 
 
 class Sampling(_Slots):
@@ -208,8 +211,8 @@ class Sampling(_Slots):
     def _draw(self, scores: Floats) -> Ints:
         """Sample from the candidates' scores (rows, k) with temperature, top_k and top_p."""
         order = np.argsort(-scores, axis=1, kind="stable")[:, : self.config.top_k]
-        scaled = np.take_along_axis(scores, order, axis=1).astype(np.float64) / self.config.temperature
-        weights = np.exp(scaled - scaled[:, :1])
+        best = np.take_along_axis(scores, order, axis=1).astype(np.float64)
+        weights = np.exp((best - best[:, :1]) / self.config.temperature)
         weights /= weights.sum(axis=1, keepdims=True)
         # The likeliest tokens until their probabilities reach top_p, the one that crosses it included.
         weights[np.cumsum(weights, axis=1) - weights >= self.config.top_p] = 0
@@ -224,6 +227,8 @@ class Sampling(_Slots):
 
 # What transformers adds to scores that are out of the race.
 _OUT = np.float32(-1e9)
+# The score of a place where no output is yet: any output is better, whatever its penalty makes of it.
+_EMPTY = np.float32(-np.inf)
 
 
 class BeamSearch(_Slots):
@@ -241,7 +246,7 @@ class BeamSearch(_Slots):
         self._rows = np.tile(np.arange(beams), (num_slots, 1))
         self._done_sequences = np.zeros((num_slots, beams, self.capacity), np.int64)
         self._done_lengths = np.zeros((num_slots, beams), np.int64)
-        self._done_scores = np.full((num_slots, beams), _OUT, np.float32)
+        self._done_scores = np.full((num_slots, beams), _EMPTY, np.float32)
         self._is_done = np.zeros((num_slots, beams), np.bool_)
         self._ended: list[int] = []
 
@@ -252,7 +257,7 @@ class BeamSearch(_Slots):
         self._scores[slots] = _OUT
         self._scores[slots, 0] = 0  # at first all beams are the same: only one may be continued
         self._rows[slots] = np.arange(self.config.num_beams)
-        self._done_scores[slots] = _OUT
+        self._done_scores[slots] = _EMPTY
         self._is_done[slots] = False
 
     def num_candidates(self) -> int:
@@ -305,7 +310,7 @@ class BeamSearch(_Slots):
             return
         lengths = self.counts[slots] + 1
         penalty = (lengths.astype(np.float64) ** self.config.length_penalty).astype(np.float32)
-        new = np.where(just[slots], scores[slots] / penalty[:, None], _OUT)
+        new = np.where(just[slots], scores[slots] / penalty[:, None], _EMPTY)
         merged = np.concatenate([self._done_scores[slots], new], axis=1)
         best = np.argsort(-merged, axis=1, kind="stable")[:, :beams]
         rows = np.arange(len(slots))[:, None]

@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Event
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -22,7 +23,7 @@ from lmcli.engine.generation import GenerationConfig
 from lmcli.engine.search import Hypothesis, Search, Source, make_search
 from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
-from lmcli.errors import REBUILD, BundleError
+from lmcli.errors import REBUILD, BundleError, UnavailableError
 
 __all__ = ["Hypothesis", "Job", "Seq2Seq", "Source"]
 
@@ -103,6 +104,7 @@ class Seq2Seq:
         self._vocab_size = vocab_size
         self._threads = threads
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="seq2seq")
+        self._stopping = Event()
         self._encoder_tokens = _ENCODER_TOKENS_CUDA if encoder.on_cuda else _ENCODER_TOKENS
         self._is_in_place = "past_length" in decoder.inputs
 
@@ -110,6 +112,7 @@ class Seq2Seq:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._stopping.set()  # nobody waits for results any more: a run ends at its next step
         self._workers.shutdown(cancel_futures=True)
 
     def submit(self, sources: Sequence[Source], config: GenerationConfig) -> Job:
@@ -164,13 +167,18 @@ class Seq2Seq:
             yield _Group(deque(batches), len(members), source_length, capacity)
 
     def _run(self, group: _Group, config: GenerationConfig, outputs: list[list[Hypothesis]]) -> None:
-        """What one thread does of a group."""
+        """What one thread does of a group. Raises UnavailableError when memory is short."""
         share = max(_MIN_SHARE, -(-group.num_sources // self._threads))
         num_slots = min(self._num_slots(group, config.num_beams), share)
-        run = _Run(self._encode, group, outputs)
-        while run.has_more():
-            cache = self._make_cache(num_slots, config.num_beams, group.capacity, group.source_length)
-            run.decode(cache, make_search(config, num_slots, group.capacity), self._vocab_size)
+        run = _Run(self._encode, group, outputs, self._stopping)
+        try:
+            while run.has_more() and not self._stopping.is_set():
+                cache = self._make_cache(num_slots, config.num_beams, group.capacity, group.source_length)
+                run.decode(cache, make_search(config, num_slots, group.capacity), self._vocab_size)
+        except MemoryError as error:
+            raise UnavailableError(
+                "there is not enough memory for the decoder", hint="fewer --threads or --num-beams need less"
+            ) from error
 
     def _encode(self, input_ids: Ints) -> Cross:
         """(batch, sequence) to the keys and values of cross-attention, by name."""
@@ -207,9 +215,14 @@ class _Run:
     """One decoder run: slots that sources take and leave, until none is left."""
 
     def __init__(
-        self, encode: Callable[[Ints], Cross], group: _Group, outputs: list[list[Hypothesis]]
+        self,
+        encode: Callable[[Ints], Cross],
+        group: _Group,
+        outputs: list[list[Hypothesis]],
+        stopping: Event,
     ) -> None:
         self._encode_rows = encode
+        self._stopping = stopping
         self._group = group
         self._outputs = outputs
         self._ready: deque[tuple[_Batch, Cross]] = deque()
@@ -220,7 +233,7 @@ class _Run:
         """The number of the source in each slot."""
         self._fill(slots, cache, search)
         slots = _shrink(slots, cache, search, share=1)
-        while any(number is not None for number in slots):
+        while any(number is not None for number in slots) and not self._stopping.is_set():
             wanted = min(search.num_candidates(), vocab_size)
             choice = cache.step(search.tokens(), search.lengths(), wanted)
             cache.take_over(*search.advance(choice))

@@ -59,6 +59,7 @@ def annotate(
     *,
     empty: Mapping[str, Any],
     max_records: int = _WINDOW_RECORDS,
+    max_chars: int = _WINDOW_CHARS,
 ) -> Iterator[Record]:
     """Add `fields(text, result)` to each record that has text, and the fields of `empty` to those without.
 
@@ -66,7 +67,7 @@ def annotate(
     are computed once. Failed records pass untouched; a text that the tokenizer refuses fails its record.
     """
     pending: deque[tuple[list[Record], Outcome[T]]] = deque()
-    for window in iter_windows(records, max_records=max_records, max_chars=_WINDOW_CHARS):
+    for window in iter_windows(records, max_records=max_records, max_chars=max_chars):
         if window:
             texts: dict[str, Record] = {}
             for record in filter(_has_text, window):

@@ -151,9 +151,8 @@ class Generator:
 
 
 def _output(text: str, hypothesis: Hypothesis, length_penalty: float) -> Output:
-    num_tokens = len(hypothesis.token_ids) + 1  # its end
-    score = hypothesis.score * num_tokens ** (length_penalty - 1)
-    return Output(text.strip(), score, num_tokens, hypothesis.is_complete)
+    mean = hypothesis.score * hypothesis.num_tokens ** (length_penalty - 1)
+    return Output(text.strip(), mean, hypothesis.num_tokens, hypothesis.is_complete)
 
 
 class Fitted(NamedTuple):

@@ -28,6 +28,7 @@ from lmcli.tasks.sentences import pieces, spaced, unwrap
 
 # Beams of short sentences: enough of them to fill the rows of a decoder, and few left at the end.
 _WINDOW_RECORDS = 4096
+_WINDOW_CHARS = 1 << 16  # some seconds of work, so that results and progress are seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,7 @@ class Translate:
                 lambda _, found: results.fields(found),
                 empty=results.empty,
                 max_records=_WINDOW_RECORDS,
+                max_chars=_WINDOW_CHARS,
             )
         )
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lmcli.engine.seq2seq import Hypothesis, Seq2Seq, Source
-from lmcli.errors import UsageError
+from lmcli.errors import UnavailableError, UsageError
 
 pytest.importorskip("torch")
 
@@ -195,7 +195,7 @@ def test_several_samples_of_a_source_come_best_first(engine: Seq2Seq) -> None:
 
 @pytest.mark.parametrize(
     "narrow",
-    [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-6}],
+    [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 0.001}],
     ids=lambda narrow: next(iter(narrow)),
 )
 def test_sampling_from_one_token_is_greedy(narrow: dict[str, Any], engine: Seq2Seq) -> None:
@@ -218,6 +218,23 @@ def test_draws_follow_the_probabilities(engine: Seq2Seq) -> None:
     observed = np.array([drawn.count(token) for token in best.tolist()])
     assert observed.sum() == 2000
     assert ((observed - expected) ** 2 / expected).sum() < 23.5  # 4 degrees of freedom, p = 0.0001
+
+
+@pytest.mark.parametrize("length_penalty", [-10.0, 10.0])
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_an_extreme_length_penalty_still_gives_outputs(
+    num_beams: int, length_penalty: float, engine: Seq2Seq
+) -> None:
+    config = config_of(num_beams=num_beams, length_penalty=length_penalty)
+    for (hypothesis,) in engine.generate(random_sources(LENGTHS), config):
+        assert np.isfinite(hypothesis.score)
+        assert 1 <= hypothesis.num_tokens <= 20
+
+
+def test_closing_the_engine_stops_what_is_under_way(bart: Any, tmp_path: Path) -> None:
+    with build(bart, tmp_path, threads=2) as engine:
+        job = engine.submit(random_sources([9] * 3000), config_of(num_beams=4))
+    assert sum(map(bool, job.outputs)) < 1500
 
 
 def test_logits_are_those_of_transformers(bart: Any, engine: Seq2Seq) -> None:
@@ -258,6 +275,8 @@ def test_shapes_that_the_operators_refuse_have_no_fast_graph() -> None:
         {"num_beams": 0},
         {"num_return_sequences": 2},
         {"temperature": 0},
+        {"temperature": float("inf")},
+        {"length_penalty": float("nan")},
         {"top_p": 1.5},
         {"do_sample": True, "num_beams": 2},
         {"repetition_penalty": 0.5},
@@ -268,3 +287,12 @@ def test_shapes_that_the_operators_refuse_have_no_fast_graph() -> None:
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         config_of(**wrong)
+
+
+def test_too_little_memory_is_said(engine: Seq2Seq, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("lmcli.engine.seq2seq.make_search", fail)
+    with pytest.raises(UnavailableError, match="not enough memory"):
+        engine.generate(random_sources([5]), config_of())

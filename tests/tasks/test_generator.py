@@ -73,7 +73,7 @@ def test_each_text_has_its_own_limits(engine: Seq2Seq) -> None:
     asks = [Ask(*each) for each in zip(texts, rows, limits, strict=True)]
     outputs = [answer.outputs[0] for answer in generator.start(asks)()]
     assert [(output.num_tokens, output.is_complete) for output in outputs] == [
-        (5, False),
+        (4, False),
         (7, True),
         (6, True),
     ]
