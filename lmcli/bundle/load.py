@@ -24,8 +24,7 @@ def load_encoder(bundle: Bundle, device: Device, *, threads: int, report: Callab
         opening = worker.submit(_open_session, bundle, "model.onnx", device, report)
         tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=bundle.manifest.context_length)
         session = opening.result()
-    if sorted(session.inputs) != sorted(bundle.manifest.inputs):
-        raise BundleError(f"{bundle.path}: the graph takes {', '.join(session.inputs)}", hint=REBUILD)
+    _check_inputs(session, bundle)
     encoder = Encoder(session, tokenizer, threads=threads)
     _check_fits(encoder, bundle)
     return encoder
@@ -52,9 +51,13 @@ def load_seq2seq(bundle: Bundle, device: Device, *, threads: int, report: Callab
         decoder = workers.submit(_open_session, bundle, "decoder.onnx", device, lambda _: None)
         tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=manifest.context_length)
         sessions = encoder.result(), decoder.result()
-    if sorted(sessions[0].inputs) != sorted(manifest.inputs):
-        raise BundleError(f"{bundle.path}: the graph takes {', '.join(sessions[0].inputs)}", hint=REBUILD)
+    _check_inputs(sessions[0], bundle)
     return Seq2Seq(*sessions, tokenizer, vocab_size=manifest.seq2seq.vocab_size, threads=threads)
+
+
+def _check_inputs(session: Session, bundle: Bundle) -> None:
+    if sorted(session.inputs) != sorted(bundle.manifest.inputs):
+        raise BundleError(f"{bundle.path}: the graph takes {', '.join(session.inputs)}", hint=REBUILD)
 
 
 def _open_session(bundle: Bundle, name: str, device: Device, report: Callable[[str], None]) -> Session:

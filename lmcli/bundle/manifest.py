@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import msgspec
 
@@ -21,7 +21,7 @@ MANIFEST_NAME = "manifest.json"
 
 ClassifierTask = Literal["text-classification", "token-classification"]
 Seq2SeqTask = Literal["translation", "summarization"]
-Task = Literal["text-classification", "token-classification", "translation", "summarization"]
+Task = Literal[ClassifierTask, Seq2SeqTask]
 Tier = Literal["fast", "plain"]
 Precision = Literal["fp32", "fp16", "int8"]
 Activation = Literal["softmax", "sigmoid", "none"]
@@ -50,6 +50,16 @@ class Language:
     """What the first token of an output must be."""
     decoder_start_token_id: int | None = None
     """What the decoder starts with, where that is the language."""
+
+    def into(self, target: Language) -> Language:
+        """What stands around a text of this language that is to be translated into `target`."""
+        return Language(
+            before=target.before + self.before,
+            after=self.after + target.after,
+            prompt=self.prompt + target.prompt,
+            forced_bos_token_id=target.forced_bos_token_id,
+            decoder_start_token_id=target.decoder_start_token_id,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +139,7 @@ class Manifest:
 
 def _check_values(manifest: Manifest, where: str) -> None:
     """Refuse values of the right kind that no export writes: a bundle is data from anywhere."""
-    is_seq2seq = manifest.task in ("translation", "summarization")
+    is_seq2seq = manifest.task in get_args(Seq2SeqTask)
     if is_seq2seq != (manifest.seq2seq is not None) or is_seq2seq == bool(manifest.labels):
         raise BundleError(f"{where}: labels and seq2seq do not fit {manifest.task}", hint=REBUILD)
     if not all(map(_is_text, [*manifest.labels, *manifest.inputs])):

@@ -8,7 +8,7 @@ that of transformers' `generate`, in float32, so that the same tokens come out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,9 @@ class Search(Protocol):
 
 
 class _Slots:
-    """What every search knows of its slots. Arrays are (slots, ...) and move together."""
+    """What every search knows of its slots. The arrays of `by_slot` are (slots, ...) and move together."""
+
+    by_slot: ClassVar[tuple[str, ...]] = ("limits", "counts", "is_live", "first", "start")
 
     def __init__(self, config: GenerationConfig, num_slots: int, capacity: int) -> None:
         self.config = config
@@ -109,6 +111,7 @@ class _Slots:
         self.first = np.full(num_slots, -1, np.int64)
         self.start = np.zeros(num_slots, np.int64)
         self.capacity = capacity + 1
+        self._finished: list[int] = []
 
     def admit(self, slots: Sequence[int], sources: Sequence[Source]) -> None:
         config = self.config
@@ -128,6 +131,28 @@ class _Slots:
             forced[self.counts == self.limits - 1] = self.config.forced_eos_token_id
         return forced
 
+    def places(self) -> Ints:
+        """(slots,): where the newest token of each slot stands in its sequences, of a free slot anywhere."""
+        return np.minimum(self.counts, self.capacity - 1)
+
+    def num_seen(self) -> Ints:
+        """(slots,): how many tokens the decoder has seen; none of a free slot."""
+        return np.where(self.is_live, self.counts, 0)
+
+    def end(self, ended: Flags) -> None:
+        """Take live slots out of the search."""
+        self._finished = np.flatnonzero(ended & self.is_live).tolist()
+        self.is_live[self._finished] = False
+
+    def finished(self) -> list[int]:
+        """See Search."""
+        return self._finished
+
+    def compact(self, slots: Sequence[int]) -> None:
+        """See Search."""
+        for name in self.by_slot:
+            setattr(self, name, getattr(self, name)[slots])
+
     def output(self, slot: int, sequence: Ints, score: float) -> Hypothesis:
         """A hypothesis from the new tokens of a sequence, its end included."""
         tokens: list[int] = sequence.tolist()
@@ -145,12 +170,13 @@ class _Slots:
 class Sampling(_Slots):
     """One output of each source, token by token: the likeliest, or with `do_sample` a drawn one."""
 
+    by_slot = (*_Slots.by_slot, "_sequences", "_sums")
+
     def __init__(self, config: GenerationConfig, num_slots: int, capacity: int) -> None:
         super().__init__(config, num_slots, capacity)
         self._sequences = np.zeros((num_slots, self.capacity), np.int64)
         self._sums = np.zeros(num_slots, np.float64)
         self._draws = [np.random.default_rng(0)] * num_slots if config.do_sample else []
-        self._ended: list[int] = []
 
     def admit(self, slots: Sequence[int], sources: Sequence[Source]) -> None:
         """See Search."""
@@ -176,24 +202,19 @@ class Sampling(_Slots):
         log_probabilities = choice.top_logits[rows, best] - choice.log_normalizer[:, 0]
         self._sums += np.where(forced >= 0, 0, log_probabilities)
         self.counts += self.is_live
-        self._sequences[rows, np.minimum(self.counts, self.capacity - 1)] = tokens
+        self._sequences[rows, self.places()] = tokens
         ended = is_any(tokens, self.eos) | (self.counts >= self.limits)
-        self._ended = np.flatnonzero(ended & self.is_live).tolist()
-        self.is_live[self._ended] = False
+        self.end(ended)
         nothing = np.zeros(0, np.int64)
         return nothing, nothing
 
     def tokens(self) -> Ints:
         """See Search."""
-        return self._sequences[np.arange(len(self.counts)), np.minimum(self.counts, self.capacity - 1)]
+        return self._sequences[np.arange(len(self.counts)), self.places()]
 
     def lengths(self) -> Ints:
         """See Search."""
-        return np.where(self.is_live, self.counts, 0)
-
-    def finished(self) -> list[int]:
-        """See Search."""
-        return self._ended
+        return self.num_seen()
 
     def result(self, slot: int) -> list[Hypothesis]:
         """See Search."""
@@ -203,8 +224,7 @@ class Sampling(_Slots):
 
     def compact(self, slots: Sequence[int]) -> None:
         """See Search."""
-        for name in ("limits", "counts", "is_live", "first", "start", "_sequences", "_sums"):
-            setattr(self, name, getattr(self, name)[slots])
+        super().compact(slots)
         if self.config.do_sample:
             self._draws = [self._draws[slot] for slot in slots]
 
@@ -238,6 +258,11 @@ class BeamSearch(_Slots):
     are kept in the order of their scores, and `_rows` says in which row each one lies.
     """
 
+    by_slot = (
+        *(*_Slots.by_slot, "_sequences", "_scores", "_rows"),
+        *("_done_sequences", "_done_lengths", "_done_scores", "_is_done"),
+    )
+
     def __init__(self, config: GenerationConfig, num_slots: int, capacity: int) -> None:
         super().__init__(config, num_slots, capacity)
         beams = config.num_beams
@@ -248,7 +273,6 @@ class BeamSearch(_Slots):
         self._done_lengths = np.zeros((num_slots, beams), np.int64)
         self._done_scores = np.full((num_slots, beams), _EMPTY, np.float32)
         self._is_done = np.zeros((num_slots, beams), np.bool_)
-        self._ended: list[int] = []
 
     def admit(self, slots: Sequence[int], sources: Sequence[Source]) -> None:
         """See Search."""
@@ -286,8 +310,7 @@ class BeamSearch(_Slots):
         self.counts += self.is_live
         moved = self._continue(parents[slots, going_on], tokens[slots, going_on], running[slots, going_on])
         ended = ~self._can_improve() | ends.all(axis=1)
-        self._ended = np.flatnonzero(ended & self.is_live).tolist()
-        self.is_live[self._ended] = False
+        self.end(ended)
         return moved
 
     def _by_beam(self, choice: Choice) -> tuple[Floats, Ints]:
@@ -329,7 +352,7 @@ class BeamSearch(_Slots):
         """Go on with these beams, (slots, beams) each; the rows that move: to, from."""
         num_slots, beams = parents.shape
         slots = np.arange(num_slots)[:, None]
-        places = np.minimum(self.counts, self.capacity - 1)[:, None]
+        places = self.places()[:, None]
         self._sequences = self._sequences[slots, parents]
         self._sequences[slots, np.arange(beams), places] = tokens
         self._scores = scores
@@ -364,18 +387,14 @@ class BeamSearch(_Slots):
         """See Search."""
         num_slots, beams = self._rows.shape
         slots = np.arange(num_slots)[:, None]
-        places = np.minimum(self.counts, self.capacity - 1)[:, None]
+        places = self.places()[:, None]
         by_row = np.empty((num_slots, beams), np.int64)
         by_row[slots, self._rows] = self._sequences[slots, np.arange(beams), places]
         return by_row.reshape(-1)
 
     def lengths(self) -> Ints:
         """See Search."""
-        return np.repeat(np.where(self.is_live, self.counts, 0), self.config.num_beams)
-
-    def finished(self) -> list[int]:
-        """See Search."""
-        return self._ended
+        return np.repeat(self.num_seen(), self.config.num_beams)
 
     def result(self, slot: int) -> list[Hypothesis]:
         """See Search."""
@@ -385,14 +404,6 @@ class BeamSearch(_Slots):
             for beam in range(self.config.num_return_sequences)
             if self._is_done[slot, beam]
         ]
-
-    def compact(self, slots: Sequence[int]) -> None:
-        """See Search."""
-        for name in (
-            *("limits", "counts", "is_live", "first", "start", "_sequences", "_scores", "_rows"),
-            *("_done_sequences", "_done_lengths", "_done_scores", "_is_done"),
-        ):
-            setattr(self, name, getattr(self, name)[slots])
 
 
 def make_search(config: GenerationConfig, num_slots: int, capacity: int) -> Search:

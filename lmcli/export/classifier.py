@@ -88,9 +88,7 @@ def _reduce(
         conversion.report(
             f"{conversion.precision}: {facts['agreement']:.1%} of clear decisions as in float32"
         )
-    tolerance = conversion.batch_tolerance
-    if tier == "plain":
-        tolerance = max(tolerance, prove.PLAIN_BATCH_TOLERANCE)
+    tolerance = conversion.batch_tolerance(tier)
     batch = conversion.proof["batch"] = prove.prove_batches(path, exact, tokenizer, tolerance=tolerance)
     conversion.report(f"batches: within {batch['max_difference']:.1e} of single lines")
 

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from lmcli.bundle.manifest import Precision, Task
+from lmcli.bundle.manifest import Precision, Task, Tier
 from lmcli.export import prove
 from lmcli.export.config import Config
 from lmcli.export.options import ExportOptions
@@ -73,10 +73,12 @@ class Conversion:
             graph = _to_fp16(graph, keep, keep_nodes)
         _save(graph, path)
 
-    @property
-    def batch_tolerance(self) -> float:
-        """How far a line alone may be from the same line in a batch of the fast graph."""
-        return prove.FP16_BATCH_TOLERANCE if self.precision == "fp16" else 0.0
+    def batch_tolerance(self, tier: Tier) -> float:
+        """How far a line alone may be from the same line in a batch, in units of the largest logit."""
+        return max(
+            prove.FP16_BATCH_TOLERANCE if self.precision == "fp16" else 0.0,
+            prove.PLAIN_BATCH_TOLERANCE if tier == "plain" else 0.0,
+        )
 
     def provenance(self) -> dict[str, Any]:
         """Where the bundle comes from. A directory's path is the user's business."""

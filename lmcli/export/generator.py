@@ -10,7 +10,7 @@ import onnx
 from lmcli.bundle.manifest import Manifest, Seq2SeqFacts, Tier
 from lmcli.engine.tokenizer import Tokenizer
 from lmcli.export import config as configs
-from lmcli.export import prove, prove_generator
+from lmcli.export import prove_generator
 from lmcli.export.conversion import Conversion
 from lmcli.export.generation import generation_config
 from lmcli.export.languages import languages, prompt
@@ -108,9 +108,7 @@ def _prove(
                 both = sample.logits(engine, outputs), sample.logits(written, outputs)
                 proof["precision"] = facts = prove_generator.prove_precision(*both)
                 report(f"{conversion.precision}: {facts['agreement']:.1%} of clear decisions as in float32")
-            tolerance = conversion.batch_tolerance
-            if tier == "plain":
-                tolerance = max(tolerance, prove.PLAIN_BATCH_TOLERANCE)
+            tolerance = conversion.batch_tolerance(tier)
             batch = prove_generator.prove_batches(sample, written, outputs, tolerance=tolerance)
             proof["batch"] = batch
             report(f"batches: within {batch['max_difference']:.1e} of single lines")

@@ -24,6 +24,11 @@ ACTIVATIONS: Mapping[str, Callable[[Graph, str], str]] = {
 }
 
 
+def attention_attributes(num_heads: int, scale: float) -> dict[str, Any]:
+    """What every attention operator is told; scale: 0 is its own, 1 / sqrt(head size)."""
+    return {"num_heads": num_heads} | ({"scale": scale} if scale else {})
+
+
 class Layers:
     """One graph being written; `name`s are those of the checkpoint's weights."""
 
@@ -71,7 +76,7 @@ class Layers:
         GroupQueryAttention with the `lengths` of `row_lengths`, MultiHeadAttention without. bias: (1, heads,
         sequence, sequence), added to the products of queries and keys. scale: 0 is 1 / sqrt(head size).
         """
-        given: dict[str, Any] = {"num_heads": num_heads} | ({"scale": scale} if scale else {})
+        given = attention_attributes(num_heads, scale)
         if lengths is None:
             parts = self.graph.split(packed, 3)
             optional = ["", "", bias] if bias else []

@@ -36,6 +36,8 @@ class Sample:
     """The lines as sources, in turn into every language that the model knows."""
 
     sources: Sequence[Source]
+    starts: Sequence[Sequence[int]]
+    """What the decoder reads of each source before the first token that it chooses."""
     facts: Seq2SeqFacts
     tokenizer: Tokenizer
 
@@ -45,25 +47,21 @@ class Sample:
         generation = facts.generation
         from_ = list(facts.source_languages.values()) or [Language()]
         to = list(facts.target_languages.values()) or [Language()]
-        sources = []
+        sources, starts = [], []
         for number, line in enumerate(lines):
-            source, target = from_[number % len(from_)], to[number % len(to)]
-            ids = tokenizer.encode([facts.prompt + target.prompt + line])[0]
+            frame = from_[number % len(from_)].into(to[number % len(to)])
+            ids = tokenizer.encode([facts.prompt + frame.prompt + line])[0]
             if isinstance(ids, TokenizeError):
                 raise ExportError(f"the tokenizer refuses {line[:40]!r}: {ids}")
-            room = tokenizer.context_length - len(target.before) - len(source.before) - len(source.after)
+            room = tokenizer.context_length - len(frame.before) - len(frame.after)
             ids = ids if len(ids) <= room else np.append(ids[: room - 1], ids[-1:])
-            row = np.concatenate([target.before, source.before, ids, source.after]).astype(np.int64)
-            first, start = target.forced_bos_token_id, target.decoder_start_token_id
-            sources.append(
-                Source(
-                    row,
-                    min(_MAX_NEW_TOKENS, generation.max_new_tokens),
-                    generation.forced_bos_token_id if first is None else first,
-                    generation.decoder_start_token_id if start is None else start,
-                )
-            )
-        return cls(sources, facts, tokenizer)
+            row = np.concatenate([frame.before, ids, frame.after]).astype(np.int64)
+            first, start = frame.forced_bos_token_id, frame.decoder_start_token_id
+            first = generation.forced_bos_token_id if first is None else first
+            start = generation.decoder_start_token_id if start is None else start
+            sources.append(Source(row, min(_MAX_NEW_TOKENS, generation.max_new_tokens), first, start))
+            starts.append([start] if first is None else [start, first])
+        return cls(sources, starts, facts, tokenizer)
 
     @contextmanager
     def open(self, directory: Path) -> Iterator[Seq2Seq]:
@@ -82,9 +80,7 @@ class Sample:
         )
         found = engine.generate(self.sources, plain)
         return [
-            [start, *([] if first is None else [first]), *hypotheses[0].token_ids]
-            for (_, _, first, start, _), hypotheses in zip(self.sources, found, strict=True)
-            if start is not None
+            [*start, *hypotheses[0].token_ids] for start, hypotheses in zip(self.starts, found, strict=True)
         ]
 
     def logits(self, engine: Seq2Seq, outputs: Outputs) -> Iterator[Floats]:

@@ -24,7 +24,7 @@ import onnx
 from onnx import TensorProto
 
 from lmcli.export.graph import MICROSOFT, Graph, Tensor
-from lmcli.export.layers import ACTIVATIONS, Layers, Weights
+from lmcli.export.layers import ACTIVATIONS, Layers, Weights, attention_attributes
 from lmcli.export.quantize import POSITIONS
 
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
@@ -414,9 +414,7 @@ class _Decoder(_Builder):
         *projected, output = (prefix + name for name in self._stack.self_attention)
         packed = self.linear(x, *projected)
         past, present = f"past.{index}.", f"present.{index}."
-        attributes: dict[str, Any] = {"num_heads": self._shape.num_decoder_heads}
-        if self._shape.attention_scale:
-            attributes["scale"] = self._shape.attention_scale
+        attributes = attention_attributes(self._shape.num_decoder_heads, self._shape.attention_scale)
         outputs = [f"{prefix}attended", f"{present}key", f"{present}value"]
         if self._in_place:
             optional = ["", "", "", self._bias] if self._bias else []
@@ -444,9 +442,7 @@ class _Decoder(_Builder):
     def _cross_attention(self, x: str, prefix: str, index: int) -> str:
         query, _, _, output = (prefix + name for name in self._stack.cross_attention)
         graph = self.graph
-        attributes: dict[str, Any] = {"num_heads": self._shape.num_decoder_heads}
-        if self._shape.attention_scale:
-            attributes["scale"] = self._shape.attention_scale
+        attributes = attention_attributes(self._shape.num_decoder_heads, self._shape.attention_scale)
         mask = ["", "source_mask"] if self._in_place else []
         attended = graph.op(
             "MultiHeadAttention",

@@ -180,11 +180,12 @@ def prove_seq2seq_tokenizer(
     num_ties = 0
     for (from_code, speaker), (to_code, target) in itertools.product(from_, to):
         _speak(source, from_code, to_code)
-        rows = tokenizer.encode([target.prompt + line for line in lines])
+        frame = speaker.into(target)
+        rows = tokenizer.encode([frame.prompt + line for line in lines])
         for line, row in zip(lines, rows, strict=True):
             if isinstance(row, TokenizeError):
                 raise ExportError(f"the tokenizer refuses {line[:40]!r}: {row}", hint=_UNEQUAL)
-            ours = [*target.before, *speaker.before, *row.tolist(), *speaker.after, *target.after]
+            ours = [*frame.before, *row.tolist(), *frame.after]
             theirs = _source_row(source, line, to_code, target)
             is_tie = not source.is_fast and sorted(ours) == sorted(theirs)
             if ours != theirs and not is_tie:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from lmcli.bundle.manifest import Language, Manifest
@@ -71,14 +71,8 @@ def plan(manifest: Manifest, options: TranslateOptions) -> Plan:
     speaker = facts.source_languages.get(source, Language())
     frames = {}
     for code in targets:
-        target = facts.target_languages.get(code, Language())
-        frames[code] = Language(
-            before=target.before + speaker.before,
-            after=speaker.after + target.after,
-            prompt=facts.prompt + speaker.prompt + target.prompt,
-            forced_bos_token_id=target.forced_bos_token_id,
-            decoder_start_token_id=target.decoder_start_token_id,
-        )
+        frame = speaker.into(facts.target_languages.get(code, Language()))
+        frames[code] = replace(frame, prompt=facts.prompt + frame.prompt)
     most = max(facts.generation.max_new_tokens, manifest.context_length)
     return Plan(source, frames, options.generation.config(facts.generation, most_tokens=most))
 
