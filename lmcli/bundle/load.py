@@ -1,17 +1,28 @@
-"""`load_encoder`, `load_seq2seq`: the engine for a bundle. Apart from `store`: this imports ONNX Runtime."""
+"""`load_encoder`, `load_embedder`, `load_seq2seq`, `load_causal`: the engine for a bundle.
+
+Apart from `store`: this imports ONNX Runtime.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from lmcli.bundle.store import Bundle
+import onnxruntime
+
+from lmcli.bundle.store import Bundle, user_cache
+from lmcli.engine.causal import Causal
 from lmcli.engine.devices import Device
+from lmcli.engine.embedder import Embedder
 from lmcli.engine.encoder import Encoder
+from lmcli.engine.prefixes import PrefixStore
 from lmcli.engine.seq2seq import Seq2Seq
 from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
-from lmcli.errors import REBUILD, BundleError, UnavailableError
+from lmcli.errors import REBUILD, BundleError, UnavailableError, UsageError
 
 
 def load_encoder(bundle: Bundle, device: Device, *, threads: int, report: Callable[[str], None]) -> Encoder:
@@ -20,26 +31,79 @@ def load_encoder(bundle: Bundle, device: Device, *, threads: int, report: Callab
     `report` hears where the graph runs. Raises BundleError if a file is broken, UnavailableError if the
     bundle cannot run on `device`.
     """
+    encoder = _load_encoder(bundle, "logits", device, threads=threads, report=report)
+    num_labels = len(bundle.manifest.labels)
+    per_text, per_token = (1, num_labels), (1, 1, num_labels)
+    expected = per_text if bundle.manifest.task == "text-classification" else per_token
+    if (shape := encoder.output_shape()) != expected:
+        raise BundleError(
+            f"{bundle.path}: the graph gives logits of shape {shape}, the labels want {expected}",
+            hint=REBUILD,
+        )
+    return encoder
+
+
+def load_embedder(bundle: Bundle, device: Device, *, threads: int, report: Callable[[str], None]) -> Embedder:
+    """Load graph and tokenizer side by side; otherwise as `load_encoder`."""
+    encoder = _load_encoder(bundle, "embeddings", device, threads=threads, report=report)
+    if len(shape := encoder.output_shape()) != 2:
+        raise BundleError(
+            f"{bundle.path}: the graph gives embeddings of shape {shape}, not one for each row", hint=REBUILD
+        )
+    return Embedder(encoder)
+
+
+def _load_encoder(
+    bundle: Bundle, output: str, device: Device, *, threads: int, report: Callable[[str], None]
+) -> Encoder:
     with ThreadPoolExecutor(1) as worker:
         opening = worker.submit(_open_session, bundle, "model.onnx", device, report)
         tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=bundle.manifest.context_length)
         session = opening.result()
     _check_inputs(session, bundle)
-    encoder = Encoder(session, tokenizer, threads=threads)
-    _check_fits(encoder, bundle)
-    return encoder
+    return Encoder(session, tokenizer, threads=threads, output=output)
 
 
-def _check_fits(encoder: Encoder, bundle: Bundle) -> None:
-    """Run one token: the graph must answer with a score for each label of the manifest."""
-    num_labels = len(bundle.manifest.labels)
-    shape = encoder.logits_shape()
-    expected = (1, num_labels) if bundle.manifest.task == "text-classification" else (1, 1, num_labels)
-    if shape != expected:
-        raise BundleError(
-            f"{bundle.path}: the graph gives logits of shape {shape}, the labels want {expected}",
-            hint=REBUILD,
-        )
+def load_causal(
+    bundle: Bundle,
+    device: Device,
+    *,
+    threads: int,
+    report: Callable[[str], None],
+    prefixes: PrefixStore | None = None,
+) -> Causal:
+    """Load graph and tokenizer of a language model side by side; otherwise as `load_encoder`."""
+    manifest = bundle.manifest
+    assert manifest.causal is not None
+    with ThreadPoolExecutor(1) as worker:
+        opening = worker.submit(_open_session, bundle, "model.onnx", device, report, plans_memory=False)
+        tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=manifest.context_length)
+        session = opening.result()
+    facts = manifest.causal
+    return Causal(session, tokenizer, vocab_size=facts.vocab_size, threads=threads, prefixes=prefixes)
+
+
+def prefix_store(bundle: Bundle) -> PrefixStore:
+    """The prefixes of a bundle, of this ONNX Runtime and this kind of processor: others may round otherwise.
+
+    Raises UsageError without a home directory.
+    """
+    place = user_cache()
+    if place is None:
+        raise UsageError("there is no home directory for --prefix-cache", hint="set LMCLI_HOME")
+    facts = [f"{name} {facts.sha256}" for name, facts in sorted(bundle.manifest.files.items())]
+    facts += [onnxruntime.__version__, platform.machine(), _processor()]
+    name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+    return PrefixStore(place / "prefixes" / name)
+
+
+def _processor() -> str:
+    """What the processor can do, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 def load_seq2seq(bundle: Bundle, device: Device, *, threads: int, report: Callable[[str], None]) -> Seq2Seq:
@@ -60,7 +124,14 @@ def _check_inputs(session: Session, bundle: Bundle) -> None:
         raise BundleError(f"{bundle.path}: the graph takes {', '.join(session.inputs)}", hint=REBUILD)
 
 
-def _open_session(bundle: Bundle, name: str, device: Device, report: Callable[[str], None]) -> Session:
+def _open_session(
+    bundle: Bundle,
+    name: str,
+    device: Device,
+    report: Callable[[str], None],
+    *,
+    plans_memory: bool = True,
+) -> Session:
     """`auto` is CUDA for bundles made for it, and falls back to the CPU."""
     path = bundle.file(name)
     if bundle.manifest.device == "cpu":
@@ -69,11 +140,11 @@ def _open_session(bundle: Bundle, name: str, device: Device, report: Callable[[s
                 f"{bundle.manifest.name} is a bundle for the CPU ({bundle.manifest.precision})",
                 hint="export the model with `--device cuda`, or run this one with `--device cpu`",
             )
-        return Session(path, Device("cpu"))
+        return Session(path, Device("cpu"), plans_memory=plans_memory)
     if device.kind == "auto":
         try:
-            return Session(path, Device("cuda"))
+            return Session(path, Device("cuda"), plans_memory=plans_memory)
         except UnavailableError as error:
             report(f"running on the CPU: {error.message}")
-            return Session(path, Device("cpu"))
-    return Session(path, device)
+            return Session(path, Device("cpu"), plans_memory=plans_memory)
+    return Session(path, device, plans_memory=plans_memory)

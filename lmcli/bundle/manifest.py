@@ -18,12 +18,15 @@ from lmcli.errors import REBUILD, BundleError, LmcliError
 
 MANIFEST_FORMAT = 1
 MANIFEST_NAME = "manifest.json"
+CHAT_TEMPLATE_NAME = "chat_template.jinja"
 
 ClassifierTask = Literal["text-classification", "token-classification"]
 Seq2SeqTask = Literal["translation", "summarization"]
-Task = Literal[ClassifierTask, Seq2SeqTask]
+CausalTask = Literal["text-generation"]
+EmbeddingTask = Literal["feature-extraction"]
+Task = Literal[ClassifierTask, Seq2SeqTask, CausalTask, EmbeddingTask]
 Tier = Literal["fast", "plain"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "blocks"]
 Activation = Literal["softmax", "sigmoid", "none"]
 Device = Literal["cpu", "cuda"]
 
@@ -79,6 +82,23 @@ class Seq2SeqFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CausalFacts:
+    """What a causal language model needs besides its graph and its tokenizer.
+
+    Its chat template, if it has one, is the file CHAT_TEMPLATE_NAME of the bundle.
+    """
+
+    generation: GenerationConfig
+    """The tokens that end an output, and the search options that the model was published with."""
+    vocab_size: int
+    """How many tokens the output layer knows."""
+    before: tuple[int, ...] = ()
+    """Token ids that stand before every text that no chat template frames."""
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    """What chat templates may spell: `bos_token`, `eos_token`, `unk_token`, `pad_token`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The facts about one bundle. Everything the engine and the tasks need is here."""
 
@@ -97,7 +117,9 @@ class Manifest:
     inputs: tuple[str, ...]
     """The inputs of the (encoder's) graph, among input_ids, attention_mask, token_type_ids."""
     seq2seq: Seq2SeqFacts | None = None
-    """What an encoder-decoder needs besides; null for a classifier."""
+    """What an encoder-decoder needs besides; null for all others."""
+    causal: CausalFacts | None = None
+    """What a causal language model needs besides; null for all others."""
     source: Mapping[str, Any]
     """Where the model comes from: kind, model, revision, license, and the tools that exported it."""
     proof: Mapping[str, Any] = field(default_factory=dict)
@@ -139,9 +161,13 @@ class Manifest:
 
 def _check_values(manifest: Manifest, where: str) -> None:
     """Refuse values of the right kind that no export writes: a bundle is data from anywhere."""
-    is_seq2seq = manifest.task in get_args(Seq2SeqTask)
-    if is_seq2seq != (manifest.seq2seq is not None) or is_seq2seq == bool(manifest.labels):
-        raise BundleError(f"{where}: labels and seq2seq do not fit {manifest.task}", hint=REBUILD)
+    for facts, tasks in (
+        (manifest.seq2seq, get_args(Seq2SeqTask)),
+        (manifest.causal, get_args(CausalTask)),
+        (manifest.labels or None, get_args(ClassifierTask)),
+    ):
+        if (facts is not None) != (manifest.task in tasks):
+            raise BundleError(f"{where}: labels, seq2seq and causal do not fit {manifest.task}", hint=REBUILD)
     if not all(map(_is_text, [*manifest.labels, *manifest.inputs])):
         raise BundleError(f"{where}: labels and inputs must be strings", hint=REBUILD)
     if not 1 <= manifest.context_length <= _MAX_CONTEXT:

@@ -13,13 +13,14 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
 
+from lmcli.bundle.catalogue import catalogue
 from lmcli.bundle.manifest import MANIFEST_NAME, FileFacts, Manifest, Task
 from lmcli.errors import REBUILD, BundleError, UsageError
 
@@ -27,13 +28,18 @@ DEFAULTS: Mapping[Task, str] = {
     "text-classification": "sentiment-en",
     "token-classification": "ner-en",
     "translation": "translate-en-fr",
+    "summarization": "smollm2-135m-instruct",
+    "text-generation": "smollm2-135m-instruct",
+    "feature-extraction": "all-minilm-l6-v2",
 }
-"""The bundle of each task when none is named. They ship with lmcli."""
+"""The bundle of each task when none is named. They ship with lmcli, or the catalogue has them."""
 COMMANDS: Mapping[Task, str] = {
     "text-classification": "sentiment",
     "token-classification": "ner",
     "translation": "translate",
     "summarization": "summarize",
+    "text-generation": "prompt",
+    "feature-extraction": "embed",
 }
 
 HASHED_AT_OPENING = 64 * 2**20
@@ -46,6 +52,8 @@ REQUIRED: Mapping[Task, tuple[str, ...]] = {
     "token-classification": _CLASSIFIER_FILES,
     "translation": _SEQ2SEQ_FILES,
     "summarization": _SEQ2SEQ_FILES,
+    "text-generation": ("model.onnx", "tokenizer.json"),
+    "feature-extraction": _CLASSIFIER_FILES,
 }
 """The files without which a bundle of a task cannot run."""
 
@@ -74,25 +82,21 @@ class Broken:
     error: BundleError
 
 
-def open_bundle(name: str | None, *, task: Task) -> Bundle:
+def open_bundle(name: str | None, *, task: Task, also: Collection[Task] = ()) -> Bundle:
     """Find, check and open the bundle called `name`, or the default one of `task`.
 
-    Raises BundleError when there is none, when it is damaged, or when it is for another task; UsageError
-    when `name` cannot be the name of a bundle, or is missing for a task without a default.
+    It may be for one of the tasks of `also` instead. Raises BundleError when there is none, when it is
+    damaged, or when it is for another task; UsageError when `name` cannot be the name of a bundle.
     """
-    if name is None and task not in DEFAULTS:
-        raise UsageError(
-            f"no model for {COMMANDS[task]}: none ships with lmcli",
-            hint=f"`lmcli export SOURCE NAME --task {COMMANDS[task]}` makes a bundle, `--model NAME` runs it",
-        )
     name = DEFAULTS[task] if name is None else name
+    tasks = (task, *also)
     path = _find(name)
     if path is None:
-        raise _not_found(name, task)
+        raise _not_found(name, tasks)
     bundle = read_bundle(path)
-    if bundle.manifest.task != task:
+    if bundle.manifest.task not in tasks:
         raise BundleError(
-            f"{name} is a bundle for {bundle.manifest.task}, not for {task}",
+            f"{name} is a bundle for {bundle.manifest.task}, not for {_either(tasks)}",
             hint=f"`lmcli {COMMANDS[bundle.manifest.task]} --model {shlex.quote(name)}` runs it",
         )
     return bundle
@@ -102,7 +106,7 @@ def find_bundle(name: str) -> Path:
     """The directory of the bundle called `name`, unchecked. Raises BundleError when there is none."""
     path = _find(name)
     if path is None:
-        raise _not_found(name, None)
+        raise _not_found(name, COMMANDS)
     return path
 
 
@@ -151,14 +155,23 @@ def verify(path: Path) -> list[tuple[str, FileStatus]]:
 
 def user_store() -> Path | None:
     """The user's bundles: below $LMCLI_HOME, else in the platform's data directory; None without a home."""
+    return _user_place("bundles", platformdirs.user_data_path)
+
+
+def user_cache() -> Path | None:
+    """What can be computed again: below $LMCLI_HOME, else where the platform has it; None without a home."""
+    return _user_place("cache", platformdirs.user_cache_path)
+
+
+def _user_place(name: str, directory: Callable[..., Path]) -> Path | None:
     if home := os.environ.get("LMCLI_HOME"):
-        return Path(home) / "bundles"
+        return Path(home) / name
     try:
-        data = platformdirs.user_data_path("lmcli", appauthor=False)
+        place = directory("lmcli", appauthor=False)
     except (KeyError, OSError, RuntimeError):
         return None
     # Without HOME (cron, containers) a `~` may stay unexpanded: a folder of that name is no store.
-    return data / "bundles" if data.is_absolute() else None
+    return place / name if place.is_absolute() else None
 
 
 def shipped() -> Path:
@@ -197,20 +210,25 @@ def check_name(name: str) -> None:
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def _not_found(name: str, task: Task | None) -> BundleError:
+def _not_found(name: str, tasks: Collection[Task]) -> BundleError:
     names = [
         found.path.name
         for found in iter_bundles()
-        if isinstance(found, Bundle) and task in {None, found.manifest.task}
+        if isinstance(found, Bundle) and found.manifest.task in tasks
     ]
-    close = difflib.get_close_matches(name, names, n=1)
-    suggestion = f"; did you mean {close[0]!r}?" if close else ""
-    kind = f" for {task}" if task else ""
+    to_pull = [each for each, entry in catalogue().items() if entry.task in tasks]
+    close = [name] if name in to_pull else difflib.get_close_matches(name, [*names, *to_pull], n=1)
+    suggestion = f"; did you mean {close[0]!r}?" if close and close[0] != name else ""
+    kind = f" for {_either(tasks)}" if len(tasks) < len(COMMANDS) else ""
     there_are = f"the bundles{kind} are: {', '.join(names)}" if names else f"there are none{kind}"
-    return BundleError(
-        f"there is no bundle {name!r}{suggestion}",
-        hint=f"{there_are}; `lmcli export SOURCE {name}` makes it from a model",
-    )
+    hint = f"{there_are}; `lmcli export SOURCE {name}` makes it from a model"
+    if close and close[0] not in names:
+        hint = f"`lmcli pull {close[0]}` gets it ({catalogue()[close[0]].cost})"
+    return BundleError(f"there is no bundle {name!r}{suggestion}", hint=hint)
+
+
+def _either(tasks: Collection[Task]) -> str:
+    return " or ".join(tasks)
 
 
 def _directories(place: Path) -> list[Path]:

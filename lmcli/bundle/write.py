@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lmcli.bundle.catalogue import catalogue
 from lmcli.bundle.manifest import MANIFEST_NAME, FileFacts
 from lmcli.bundle.store import DEFAULTS, check_name, find_bundle, foreign, sha256, shipped
 from lmcli.errors import BundleError, OutputError, UsageError
@@ -58,7 +59,9 @@ def remove(name: str) -> Path:
     """
     check_name(name)
     path = find_bundle(name)
-    if name in DEFAULTS.values() and path.parent.resolve() == shipped().resolve():
+    # In a checkout the shipped ones lie in ./exported, where a model of the catalogue may be, too.
+    ships = name in DEFAULTS.values() and name not in catalogue()
+    if ships and path.parent.resolve() == shipped().resolve():
         raise UsageError(
             f"{name} ships with lmcli and cannot be removed ({path})",
             hint="a bundle of that name in ./exported or in your store takes its place",

@@ -6,13 +6,16 @@ each row, cross-attention of each source.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from lmcli.engine.search import Choice
+from lmcli.engine.run import Cache
+from lmcli.engine.search import Choice, Moves
 from lmcli.engine.session import Session
 
 Floats = npt.NDArray[np.floating]
@@ -21,31 +24,26 @@ Ints = npt.NDArray[np.int64]
 CHOICE = ("top_logits", "top_ids", "log_normalizer")
 
 
-class Cache(Protocol):
-    """The past of all rows of one decoder run."""
-
-    num_slots: int
-    """How many slots it has at first."""
-    refills: bool
-    """Whether a slot may begin while others are under way."""
-    worth_shrinking: float
-    """From which share of live slots on it is worth to close the gaps."""
+class CrossCache(Cache, Protocol):
+    """A cache that holds keys and values of sources as well."""
 
     def admit(self, slots: Sequence[int], cross: Mapping[str, Floats]) -> None:
         """Give slots to new sources. cross: (sources, heads, source, head size) by input name."""
         ...
 
-    def step(self, tokens: Ints, lengths: Ints, num_candidates: int) -> Choice:
-        """Run the decoder on one more token of each row. tokens, lengths: (rows,)."""
-        ...
 
-    def take_over(self, to: Ints, source: Ints) -> None:
-        """Let the rows `to` continue what the rows `source` have seen."""
-        ...
+class Buffers(threading.local):
+    """Memory that one run of a thread after another takes: new pages would be cleared each time."""
 
-    def compact(self, slots: Sequence[int]) -> None:
-        """Keep these slots only, as 0, 1, ..."""
-        ...
+    def __init__(self) -> None:
+        self._kept: dict[str, Floats] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], kind: type | None) -> Floats:
+        """An array with whatever the last one of that name has left in it, finite in any case."""
+        size = math.prod(shape)
+        if name not in self._kept or self._kept[name].size < size:
+            self._kept[name] = np.zeros(size, kind)
+        return self._kept[name][:size].reshape(shape)
 
 
 class InPlaceCache:
@@ -59,13 +57,20 @@ class InPlaceCache:
     worth_shrinking = 0.75
 
     def __init__(
-        self, decoder: Session, *, num_slots: int, num_beams: int, capacity: int, source_length: int
+        self,
+        decoder: Session,
+        buffers: Buffers,
+        *,
+        num_slots: int,
+        num_beams: int,
+        capacity: int,
+        source_length: int,
     ) -> None:
         self._decoder = decoder
         self._num_beams = num_beams
         rows = num_slots * num_beams
-        self._past_names, self._past = _zeros(decoder, "past.", rows, capacity)
-        self._cross_names, self._cross = _zeros(decoder, "cross.", num_slots, source_length)
+        self._past_names, self._past = _take(buffers, decoder, "past.", rows, capacity)
+        self._cross_names, self._cross = _take(buffers, decoder, "cross.", num_slots, source_length)
         self._ids = np.zeros((rows, 1), np.int64)
         self._lengths = np.zeros(rows, np.int32)
         self._total = np.ones((), np.int32)
@@ -93,11 +98,11 @@ class InPlaceCache:
         self._binding.run()
         return self._choice
 
-    def take_over(self, to: Ints, source: Ints) -> None:
-        """See Cache."""
-        used = self._lengths[source] + 1
-        for to_row, source_row, length in zip(to.tolist(), source.tolist(), used.tolist(), strict=True):
-            self._past[:, to_row, :, :length] = self._past[:, source_row, :, :length]
+    def take_over(self, moves: Moves) -> None:
+        """See Cache. Beams of a source differ by a few tokens mostly, so there is little to copy."""
+        ends = self._lengths[moves.source] + 1
+        for to, source, start, end in np.column_stack((*moves, ends)).tolist():
+            self._past[:, to, :, start:end] = self._past[:, source, :, start:end]
 
     def compact(self, slots: Sequence[int]) -> None:
         """See Cache."""
@@ -136,15 +141,15 @@ class InPlaceCache:
         self._binding.output("log_normalizer", choice.log_normalizer)
 
 
-def _zeros(decoder: Session, kind: str, rows: int, length: int) -> tuple[list[str], Floats]:
+def _take(buffers: Buffers, decoder: Session, kind: str, rows: int, length: int) -> tuple[list[str], Floats]:
     """A buffer for all inputs of a kind, (inputs, rows, heads, length, head size), and their names.
 
-    Zeros, because what is masked or not yet written is still multiplied, by zero.
+    What is masked or not yet written is still multiplied, by zero: any content will do that is finite.
     """
     names = [name for name in decoder.inputs if name.startswith(kind)]
     (shape,) = {decoder.input_shapes[name] for name in names}
     size = (len(names), rows, int(shape[1]), length, int(shape[3]))
-    return names, np.zeros(size, decoder.input_types[names[0]])
+    return names, buffers.take(kind, size, decoder.input_types[names[0]])
 
 
 class GrowingCache:
@@ -186,9 +191,9 @@ class GrowingCache:
         self._parents = np.arange(len(tokens))
         return Choice(*(outputs[name].numpy() for name in CHOICE))
 
-    def take_over(self, to: Ints, source: Ints) -> None:
+    def take_over(self, moves: Moves) -> None:
         """See Cache."""
-        self._parents[to] = self._parents[source]
+        self._parents[moves.to] = self._parents[moves.source]
 
     def compact(self, slots: Sequence[int]) -> None:
         """See Cache."""

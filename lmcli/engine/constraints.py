@@ -30,24 +30,34 @@ class Constraints:
             or config.min_new_tokens > 0
             or bool(config.bad_words_ids)
             or config.repetition_penalty != 1
+            or config.frequency_penalty > 0
         )
         self._banned: list[list[int]] = []
         self._seen: list[Ints] = []
+        self._came: list[tuple[Ints, Ints]] = []
 
-    def prepare(self, sequences: Ints, counts: Ints) -> int:
+    def prepare(self, sequences: Ints, given: Ints, counts: Ints) -> int:
         """How many candidates beyond those that are wanted the next step must give.
 
-        sequences: (rows, capacity), the start token first; counts: (rows,), new tokens of each row so far.
+        sequences: (rows, capacity); given, counts: (rows,), how many tokens of each row were given, and how
+        many new ones it has so far.
         """
         extra = len(self._suppressed)
         if not self._varies:
             return extra
-        rows = [sequence[: count + 1] for sequence, count in zip(sequences, counts.tolist(), strict=True)]
-        self._banned = [list(self._bans(row)) for row in rows]
+        sizes = list(zip(given.tolist(), counts.tolist(), strict=True))
+        rows = [row[: start + count] for row, (start, count) in zip(sequences, sizes, strict=True)]
+        self._banned = [list(self._bans(row, count)) for row, (_, count) in zip(rows, sizes, strict=True)]
         extra += max((len(banned) for banned in self._banned), default=0)
         if self._config.repetition_penalty != 1:
             self._seen = [np.unique(row) for row in rows]
             extra += max((len(seen) for seen in self._seen), default=0)
+        if self._config.frequency_penalty > 0:
+            self._came = [
+                np.unique(row[start:], return_counts=True)
+                for row, (start, _) in zip(rows, sizes, strict=True)
+            ]
+            extra += max((len(came) for came, _ in self._came), default=0)
         return extra
 
     def apply(self, scores: Floats, ids: Ints, forced: Ints) -> None:
@@ -59,6 +69,8 @@ class Constraints:
             for row, banned in enumerate(self._banned):
                 if self._config.repetition_penalty != 1:
                     self._penalize(scores[row], is_any(ids[row], self._seen[row]))
+                if self._config.frequency_penalty > 0:
+                    self._lower(scores[row], ids[row], *self._came[row])
                 if banned:
                     scores[row, np.isin(ids[row], banned)] = BANNED
         if len(self._suppressed):
@@ -72,9 +84,17 @@ class Constraints:
         penalty = np.float32(self._config.repetition_penalty)
         scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
 
-    def _bans(self, sequence: Ints) -> Iterator[int]:
+    def _lower(self, scores: Floats, ids: Ints, came: Ints, counts: Ints) -> None:
+        """Take the penalty off for each time that a token came out already. came: sorted."""
+        if len(came):
+            places = np.minimum(np.searchsorted(came, ids), len(came) - 1)
+            times = np.where(came[places] == ids, counts[places], 0)
+            scores -= np.float32(self._config.frequency_penalty) * times.astype(np.float32)
+
+    def _bans(self, sequence: Ints, count: int) -> Iterator[int]:
+        """sequence: all tokens so far; count: how many of them are new."""
         config = self._config
-        if len(sequence) - 1 < config.min_new_tokens:
+        if count < config.min_new_tokens:
             yield from config.eos_token_ids
         if config.no_repeat_ngram_size:
             yield from repeating(sequence, config.no_repeat_ngram_size)

@@ -1,4 +1,4 @@
-"""`Encoder`: texts to logits. Batches hold rows of equal length, so no row is ever padded.
+"""`Encoder`: texts to logits, or to embeddings. Batches hold rows of equal length, so no row is ever padded.
 
 A padded row costs time, needs a mask, and in some architectures changes the answer. In a window of a thousand
 lines there are enough rows of each length to fill batches without padding, so the same line gives the same
@@ -30,10 +30,19 @@ _BATCH_TOKENS_CUDA = 16_384
 
 
 class Encoded(NamedTuple):
-    """A text's windows and the logits of each: (labels,), or (sequence, labels) for a token classifier."""
+    """A text's windows and the logits of each: (labels,), or (sequence, labels) for a token classifier.
+
+    Of a graph that embeds, the embedding of each window: (hidden,).
+    """
 
     windows: list[Window]
     logits: list[Logits]
+
+    @property
+    def weights(self) -> list[int]:
+        """How many tokens each window has that none before it holds; 1 for all windows where none has any."""
+        counts = [int((~window.special).sum()) - window.overlap for window in self.windows]
+        return counts if any(counts) else [1] * len(counts)
 
 
 @dataclass(frozen=True)
@@ -57,13 +66,16 @@ class Job:
 
 
 class Encoder:
-    """A classification graph with its tokenizer, run by `threads` threads. A context manager."""
+    """An encoder's graph with its tokenizer, run by `threads` threads. A context manager."""
 
-    def __init__(self, session: Session, tokenizer: Tokenizer, *, threads: int) -> None:
-        """Raises BundleError for a graph without logits."""
-        if "logits" not in session.outputs:
-            raise BundleError("the graph has no output `logits`", hint=REBUILD)
+    def __init__(
+        self, session: Session, tokenizer: Tokenizer, *, threads: int, output: str = "logits"
+    ) -> None:
+        """Raises BundleError for a graph without `output`."""
+        if output not in session.outputs:
+            raise BundleError(f"the graph has no output `{output}`", hint=REBUILD)
         self.tokenizer = tokenizer
+        self._output = output
         self._session = session
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="encoder")
         self._batch_tokens = _BATCH_TOKENS_CUDA if session.on_cuda else _BATCH_TOKENS_CPU
@@ -90,8 +102,8 @@ class Encoder:
     def _run_rows(self, rows: Sequence[Window]) -> Logits:
         return self.run(np.stack([row.input_ids for row in rows]))
 
-    def logits_shape(self) -> tuple[int, ...]:
-        """The shape of the logits for one row of one token. Raises BundleError if the graph fails."""
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of the output for one row of one token. Raises BundleError if the graph fails."""
         return self.run(np.zeros((1, 1), np.int64)).shape
 
     def run(self, input_ids: npt.NDArray[np.int64]) -> Logits:
@@ -101,8 +113,8 @@ class Encoder:
             "attention_mask": np.ones_like(input_ids),
             "token_type_ids": np.zeros_like(input_ids),
         }
-        logits: Logits = self._session.run(feeds)["logits"]
-        return logits
+        output: Logits = self._session.run(feeds)[self._output]
+        return output
 
 
 def equal_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

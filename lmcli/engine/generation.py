@@ -18,7 +18,8 @@ class GenerationConfig:
     only, and that `bad_words_ids` of a single token are `suppress_tokens`.
     """
 
-    decoder_start_token_id: int
+    decoder_start_token_id: int | None = None
+    """What the decoder of an encoder-decoder starts with; None: a causal model continues its prompt."""
     eos_token_ids: tuple[int, ...]
     max_new_tokens: int
     """The most tokens of an output, its end included."""
@@ -48,6 +49,12 @@ class GenerationConfig:
     """Sample among this many of the likeliest tokens; 0: all."""
     top_p: float = 1.0
     """Sample among the likeliest tokens that together have this probability (Holtzman et al. 2020)."""
+    min_p: float = 0.0
+    """Sample among tokens that are at least this share as likely as the likeliest (arXiv:2407.01082)."""
+    frequency_penalty: float = 0.0
+    """Taken off a token's logit for each time it came out; of new tokens only, as in llama.cpp."""
+    stop_strings: tuple[str, ...] = ()
+    """An output ends before the first of these that comes out."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,6 +70,8 @@ class GenerationConfig:
             ("temperature", 0.001 <= self.temperature <= 1000, "from 0.001 to 1000"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("min_p", 0 <= self.min_p < 1, "0 or more, below 1"),
+            ("frequency_penalty", 0 <= self.frequency_penalty <= 100, "from 0 to 100"),
         ):
             if not good:
                 raise UsageError(f"{name} is {getattr(self, name)}", hint=f"it must be {hint}")

@@ -8,6 +8,7 @@ that of transformers' `generate`, in float32, so that the same tokens come out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -25,7 +26,8 @@ class Source(NamedTuple):
     """What one output is made from."""
 
     input_ids: Ints
-    """(sequence,), with all special tokens; at most the tokenizer's `context_length`."""
+    """(sequence,), with all special tokens; at most the tokenizer's `context_length`. Of a causal model:
+    what its output continues."""
     max_new_tokens: int
     """Its own limit, at most that of the configuration."""
     forced_bos_token_id: int | None = None
@@ -60,19 +62,31 @@ class Choice(NamedTuple):
     """(rows, 1): the logarithm of the sum of the exponentials of all logits."""
 
 
+class Moves(NamedTuple):
+    """Rows that go on with the past of others; (moves,) each."""
+
+    to: Ints
+    source: Ints
+    shared: Ints
+    """How many positions at the beginning both have in common already."""
+
+
+_NO_MOVES = Moves(*np.zeros((3, 0), np.int64))
+
+
 class Search(Protocol):
     """The state of one search, by slot."""
 
-    def admit(self, slots: Sequence[int], sources: Sequence[Source]) -> None:
-        """Begin with new sources in free slots."""
+    def admit(self, slots: Sequence[int], sources: Sequence[Source], given: Sequence[Ints]) -> None:
+        """Begin with new sources in free slots. given: the tokens that stand before the first new one."""
         ...
 
     def num_candidates(self) -> int:
         """How many of the best tokens of each row the next step needs."""
         ...
 
-    def advance(self, choice: Choice) -> tuple[Ints, Ints]:
-        """Take one step. Gives the rows whose past changes, and the rows whose past they take over."""
+    def advance(self, choice: Choice) -> Moves:
+        """Take one step. Gives the rows whose past changes."""
         ...
 
     def tokens(self) -> Ints:
@@ -87,6 +101,10 @@ class Search(Protocol):
         """The slots that ended with the last step."""
         ...
 
+    def stop(self, slots: Sequence[int]) -> None:
+        """End these slots, too: what they have is complete."""
+        ...
+
     def result(self, slot: int) -> list[Hypothesis]:
         """The outputs of a slot, the best first."""
         ...
@@ -99,7 +117,7 @@ class Search(Protocol):
 class _Slots:
     """What every search knows of its slots. The arrays of `by_slot` are (slots, ...) and move together."""
 
-    by_slot: ClassVar[tuple[str, ...]] = ("limits", "counts", "is_live", "first", "start")
+    by_slot: ClassVar[tuple[str, ...]] = ("limits", "counts", "is_live", "is_stopped", "first", "num_given")
 
     def __init__(self, config: GenerationConfig, num_slots: int, capacity: int) -> None:
         self.config = config
@@ -108,21 +126,22 @@ class _Slots:
         self.limits = np.ones(num_slots, np.int64)
         self.counts = np.zeros(num_slots, np.int64)
         self.is_live = np.zeros(num_slots, np.bool_)
+        self.is_stopped = np.zeros(num_slots, np.bool_)
         self.first = np.full(num_slots, -1, np.int64)
-        self.start = np.zeros(num_slots, np.int64)
-        self.capacity = capacity + 1
+        self.num_given = np.ones(num_slots, np.int64)
+        self.capacity = capacity
         self._finished: list[int] = []
 
-    def admit(self, slots: Sequence[int], sources: Sequence[Source]) -> None:
-        config = self.config
-        for slot, source in zip(slots, sources, strict=True):
-            first, start = source.forced_bos_token_id, source.decoder_start_token_id
-            first = config.forced_bos_token_id if first is None else first
+    def admit(self, slots: Sequence[int], sources: Sequence[Source], given: Sequence[Ints]) -> None:
+        for slot, source, tokens in zip(slots, sources, given, strict=True):
+            first = source.forced_bos_token_id
+            first = self.config.forced_bos_token_id if first is None else first
             self.first[slot] = -1 if first is None else first
-            self.start[slot] = config.decoder_start_token_id if start is None else start
+            self.num_given[slot] = len(tokens)
             self.limits[slot] = source.max_new_tokens
         self.counts[slots] = 0
         self.is_live[slots] = True
+        self.is_stopped[slots] = False
 
     def forced(self) -> Ints:
         """(slots,): the token that must come next, or -1."""
@@ -133,11 +152,12 @@ class _Slots:
 
     def places(self) -> Ints:
         """(slots,): where the newest token of each slot stands in its sequences, of a free slot anywhere."""
-        return np.minimum(self.counts, self.capacity - 1)
+        places: Ints = np.minimum(self.num_given + self.counts, self.capacity) - 1
+        return places
 
     def num_seen(self) -> Ints:
         """(slots,): how many tokens the decoder has seen; none of a free slot."""
-        return np.where(self.is_live, self.counts, 0)
+        return np.where(self.is_live, self.num_given + self.counts - 1, 0)
 
     def end(self, ended: Flags) -> None:
         """Take live slots out of the search."""
@@ -147,6 +167,12 @@ class _Slots:
     def finished(self) -> list[int]:
         """See Search."""
         return self._finished
+
+    def stop(self, slots: Sequence[int]) -> None:
+        """See Search."""
+        self.is_stopped[slots] = True
+        self.is_live[slots] = False
+        self._finished = [*self._finished, *slots]
 
     def compact(self, slots: Sequence[int]) -> None:
         """See Search."""
@@ -164,7 +190,8 @@ class _Slots:
             tokens = tokens[:-1]
         if tokens and tokens[0] == self.first[slot]:
             tokens = tokens[1:]
-        return Hypothesis(tokens, score, num_tokens, is_complete and not was_cut)
+        is_complete = (is_complete and not was_cut) or bool(self.is_stopped[slot])
+        return Hypothesis(tokens, score, num_tokens, is_complete)
 
 
 class Sampling(_Slots):
@@ -178,10 +205,11 @@ class Sampling(_Slots):
         self._sums = np.zeros(num_slots, np.float64)
         self._draws = [np.random.default_rng(0)] * num_slots if config.do_sample else []
 
-    def admit(self, slots: Sequence[int], sources: Sequence[Source]) -> None:
+    def admit(self, slots: Sequence[int], sources: Sequence[Source], given: Sequence[Ints]) -> None:
         """See Search."""
-        super().admit(slots, sources)
-        self._sequences[slots, 0] = self.start[slots]
+        super().admit(slots, sources, given)
+        for slot, tokens in zip(slots, given, strict=True):
+            self._sequences[slot, : len(tokens)] = tokens
         self._sums[slots] = 0
         if self.config.do_sample:
             for slot, source in zip(slots, sources, strict=True):
@@ -190,9 +218,9 @@ class Sampling(_Slots):
     def num_candidates(self) -> int:
         """See Search."""
         wanted = self.config.top_k if self.config.do_sample else 1
-        return self.constraints.prepare(self._sequences, self.counts) + wanted
+        return self.constraints.prepare(self._sequences, self.num_given, self.counts) + wanted
 
-    def advance(self, choice: Choice) -> tuple[Ints, Ints]:
+    def advance(self, choice: Choice) -> Moves:
         """See Search."""
         scores, ids = choice.top_logits.copy(), choice.top_ids.copy()
         self.constraints.apply(scores, ids, forced := self.forced())
@@ -205,8 +233,7 @@ class Sampling(_Slots):
         self._sequences[rows, self.places()] = tokens
         ended = is_any(tokens, self.eos) | (self.counts >= self.limits)
         self.end(ended)
-        nothing = np.zeros(0, np.int64)
-        return nothing, nothing
+        return _NO_MOVES
 
     def tokens(self) -> Ints:
         """See Search."""
@@ -220,7 +247,8 @@ class Sampling(_Slots):
         """See Search."""
         count = int(self.counts[slot])
         score = float(self._sums[slot]) / count**self.config.length_penalty
-        return [self.output(slot, self._sequences[slot, 1 : count + 1], score)]
+        start = self.num_given[slot]
+        return [self.output(slot, self._sequences[slot, start : start + count], score)]
 
     def compact(self, slots: Sequence[int]) -> None:
         """See Search."""
@@ -229,13 +257,14 @@ class Sampling(_Slots):
             self._draws = [self._draws[slot] for slot in slots]
 
     def _draw(self, scores: Floats) -> Ints:
-        """Sample from the candidates' scores (rows, k) with temperature, top_k and top_p."""
+        """Sample from the candidates' scores (rows, k) with temperature, top_k, top_p and min_p."""
         order = np.argsort(-scores, axis=1, kind="stable")[:, : self.config.top_k]
         best = np.take_along_axis(scores, order, axis=1).astype(np.float64)
         weights = np.exp((best - best[:, :1]) / self.config.temperature)
         weights /= weights.sum(axis=1, keepdims=True)
         # The likeliest tokens until their probabilities reach top_p, the one that crosses it included.
         weights[np.cumsum(weights, axis=1) - weights >= self.config.top_p] = 0
+        weights[weights < self.config.min_p * weights[:, :1]] = 0
         heights = np.cumsum(weights, axis=1)
         drawn = np.zeros(len(scores), np.int64)
         for row in np.flatnonzero(self.is_live):
@@ -247,7 +276,7 @@ class Sampling(_Slots):
 
 # What transformers adds to scores that are out of the race.
 _OUT = np.float32(-1e9)
-# The score of a place where no output is yet: any output is better, whatever its penalty makes of it.
+# What the worst output counts as long as there are too few: any is better, whatever its penalty makes of it.
 _EMPTY = np.float32(-np.inf)
 
 
@@ -258,114 +287,123 @@ class BeamSearch(_Slots):
     are kept in the order of their scores, and `_rows` says in which row each one lies.
     """
 
-    by_slot = (
-        *(*_Slots.by_slot, "_sequences", "_scores", "_rows"),
-        *("_done_sequences", "_done_lengths", "_done_scores", "_is_done"),
-    )
+    by_slot = (*_Slots.by_slot, "_sequences", "_scores", "_rows", "_num_done", "_worst_done")
 
     def __init__(self, config: GenerationConfig, num_slots: int, capacity: int) -> None:
         super().__init__(config, num_slots, capacity)
         beams = config.num_beams
-        self._sequences = np.zeros((num_slots, beams, self.capacity), np.int64)
+        self._sequences = np.zeros((num_slots, beams, self.capacity), np.int64)  # by row, not by beam
         self._scores = np.zeros((num_slots, beams), np.float32)
         self._rows = np.tile(np.arange(beams), (num_slots, 1))
-        self._done_sequences = np.zeros((num_slots, beams, self.capacity), np.int64)
-        self._done_lengths = np.zeros((num_slots, beams), np.int64)
-        self._done_scores = np.full((num_slots, beams), _EMPTY, np.float32)
-        self._is_done = np.zeros((num_slots, beams), np.bool_)
+        self._done: list[list[_Done]] = [[] for _ in range(num_slots)]
+        self._num_done = np.zeros(num_slots, np.int64)
+        self._worst_done = np.full(num_slots, _EMPTY, np.float32)
+        self._before = np.tri(beams, k=-1, dtype=np.bool_)
 
-    def admit(self, slots: Sequence[int], sources: Sequence[Source]) -> None:
+    def admit(self, slots: Sequence[int], sources: Sequence[Source], given: Sequence[Ints]) -> None:
         """See Search."""
-        super().admit(slots, sources)
-        self._sequences[slots, :, 0] = self.start[slots][:, None]
+        super().admit(slots, sources, given)
+        for slot, tokens in zip(slots, given, strict=True):
+            self._sequences[slot, :, : len(tokens)] = tokens
         self._scores[slots] = _OUT
         self._scores[slots, 0] = 0  # at first all beams are the same: only one may be continued
         self._rows[slots] = np.arange(self.config.num_beams)
-        self._done_scores[slots] = _EMPTY
-        self._is_done[slots] = False
+        self._num_done[slots] = 0
+        self._worst_done[slots] = _EMPTY
+        for slot in slots:
+            self._done[slot] = []
 
     def num_candidates(self) -> int:
         """See Search."""
         beams = self.config.num_beams
         flat = self._sequences.reshape(-1, self.capacity)
-        return self.constraints.prepare(flat, np.repeat(self.counts, beams)) + self._num_kept()
+        given, counts = np.repeat(self.num_given, beams), np.repeat(self.counts, beams)
+        return self.constraints.prepare(flat, given, counts) + self._num_kept()
 
     def _num_kept(self) -> int:
         """Enough that `num_beams` are left if all others end."""
         return max(2, 1 + len(self.eos)) * self.config.num_beams
 
-    def advance(self, choice: Choice) -> tuple[Ints, Ints]:
+    def advance(self, choice: Choice) -> Moves:
         """See Search."""
-        num_slots, beams = self._scores.shape
+        num_slots, _ = self._scores.shape
         slots = np.arange(num_slots)[:, None]
-        scores, ids = self._by_beam(choice)  # (slots, beams, k)
+        scores, ids = self._by_beam(choice, slots)  # (slots, beams, k)
         flat = (scores + self._scores[:, :, None]).reshape(num_slots, -1)
         order = np.argsort(-flat, axis=1, kind="stable")[:, : self._num_kept()]
         kept, parents = flat[slots, order], order // ids.shape[2]
         tokens = ids.reshape(num_slots, -1)[slots, order]
         ends = is_any(tokens, self.eos) | (self.counts + 1 >= self.limits)[:, None]
         self._finish_beams(kept, parents, tokens, ends & self.is_live[:, None])
-        running = kept + np.where(ends, _OUT, np.float32(0))
-        going_on = np.argsort(-running, axis=1, kind="stable")[:, :beams]
+        running = np.where(ends, kept + _OUT, kept)
+        going_on = slots, np.argsort(-running, axis=1, kind="stable")[:, : self.config.num_beams]
         self.counts += self.is_live
-        moved = self._continue(parents[slots, going_on], tokens[slots, going_on], running[slots, going_on])
+        moved = self._continue(slots, parents[going_on], tokens[going_on], running[going_on])
         ended = ~self._can_improve() | ends.all(axis=1)
         self.end(ended)
         return moved
 
-    def _by_beam(self, choice: Choice) -> tuple[Floats, Ints]:
+    def _by_beam(self, choice: Choice, slots: Ints) -> tuple[Floats, Ints]:
         """Log-probabilities and tokens under the rules, in the order of beams: (slots, beams, k)."""
         num_slots, beams = self._scores.shape
-        rows = (self._rows + np.arange(num_slots)[:, None] * beams).reshape(-1)
-        scores = (choice.top_logits - choice.log_normalizer)[rows]
-        ids = choice.top_ids[rows]
+        scores, ids = choice.top_logits - choice.log_normalizer, choice.top_ids.copy()
         self.constraints.apply(scores, ids, np.repeat(self.forced(), beams))
-        return scores.reshape(num_slots, beams, -1), ids.reshape(num_slots, beams, -1)
+        scores, ids = scores.reshape(num_slots, beams, -1), ids.reshape(num_slots, beams, -1)
+        return scores[slots, self._rows], ids[slots, self._rows]
 
     def _finish_beams(self, scores: Floats, parents: Ints, tokens: Ints, ends: Flags) -> None:
         """Let candidates that ended, of the best `num_beams`, compete with those that ended before."""
         beams = self.config.num_beams
-        just = ends & (np.arange(scores.shape[1]) < beams)
+        just = ends[:, :beams]
         if self.config.early_stopping is True:
-            just &= ~self._is_done.all(axis=1, keepdims=True)
-        slots = np.flatnonzero(just.any(axis=1))
+            just = just & (self._num_done < beams)[:, None]
+        slots, places = just.nonzero()
         if not len(slots):
             return
         lengths = self.counts[slots] + 1
         penalty = (lengths.astype(np.float64) ** self.config.length_penalty).astype(np.float32)
-        new = np.where(just[slots], scores[slots] / penalty[:, None], _EMPTY)
-        merged = np.concatenate([self._done_scores[slots], new], axis=1)
-        best = np.argsort(-merged, axis=1, kind="stable")[:, :beams]
-        rows = np.arange(len(slots))[:, None]
-        sequences = self._sequences[slots[:, None], parents[slots]]  # (slots, kept, capacity)
-        sequences[rows, np.arange(new.shape[1]), lengths[:, None]] = tokens[slots]
-        ages = np.broadcast_to(lengths[:, None], new.shape)
-        for done, added in (
-            (self._done_sequences, sequences),
-            (self._done_lengths, ages),
-            (self._done_scores, new),
-            (self._is_done, just[slots]),
-        ):
-            done[slots] = np.concatenate([done[slots], added], axis=1)[rows, best]
+        final = scores[slots, places] / penalty
+        sequences = self._sequences[slots, self._rows[slots, parents[slots, places]]]
+        starts = self.num_given[slots]
+        sequences[np.arange(len(slots)), starts + lengths - 1] = tokens[slots, places]
+        spans = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
+        for slot, score, sequence, (start, end) in zip(slots.tolist(), final, sequences, spans, strict=True):
+            done = self._done[slot]
+            done.append(_Done(score, sequence[start:end]))
+            done.sort(key=lambda each: -each.score)  # stable: of equals the older one is better
+            del done[beams:]
+        for slot in set(slots.tolist()):
+            self._num_done[slot] = len(self._done[slot])
+            if len(self._done[slot]) == beams:
+                self._worst_done[slot] = self._done[slot][-1].score
 
-    def _continue(self, parents: Ints, tokens: Ints, scores: Floats) -> tuple[Ints, Ints]:
-        """Go on with these beams, (slots, beams) each; the rows that move: to, from."""
+    def _continue(self, slots: Ints, parents: Ints, tokens: Ints, scores: Floats) -> Moves:
+        """Go on with these beams, (slots, beams) each; the rows that move."""
         num_slots, beams = parents.shape
-        slots = np.arange(num_slots)[:, None]
-        places = self.places()[:, None]
-        self._sequences = self._sequences[slots, parents]
-        self._sequences[slots, np.arange(beams), places] = tokens
         self._scores = scores
         rows = self._rows[slots, parents]
-        stays = ~np.tril(parents[:, :, None] == parents[:, None, :], -1).any(axis=2)
+        stays = ~((parents[:, :, None] == parents[:, None, :]) & self._before).any(axis=2)
         is_taken = np.zeros((num_slots, beams), np.bool_)
         is_taken[slots, np.where(stays, rows, rows[:, :1])] = True
         free = np.argsort(is_taken, axis=1, kind="stable")
         nth = np.maximum(np.cumsum(~stays, axis=1) - 1, 0)
         self._rows = np.where(stays, rows, free[slots, nth])
-        moves = ~stays & self.is_live[:, None]
-        base = slots * beams
-        return (self._rows + base)[moves], (rows + base)[moves]
+        moves = (~stays & self.is_live[:, None]).nonzero()
+        base = moves[0] * beams
+        moved = self._move(self._rows[moves] + base, rows[moves] + base)
+        self._sequences[slots, self._rows, self.places()[:, None]] = tokens
+        return moved
+
+    def _move(self, to: Ints, source: Ints) -> Moves:
+        """Let the rows `to` have the sequences of the rows `source`."""
+        longest = int((self.num_given + self.counts).max()) - 1
+        sequences = self._sequences.reshape(-1, self.capacity)[:, :longest]
+        before, after = sequences[to], sequences[source]
+        sequences[to] = after
+        # Up to the first token that differs both have been through the same, to the bit.
+        differs = np.ones((len(to), longest + 1), np.bool_)
+        np.not_equal(before, after, out=differs[:, :longest])
+        return Moves(to, source, differs.argmax(axis=1))
 
     def _can_improve(self) -> Flags:
         """Whether a running beam may still end better than the worst that ended: (slots,).
@@ -373,24 +411,20 @@ class BeamSearch(_Slots):
         transformers' heuristic, with its meaning of `early_stopping`.
         """
         config = self.config
-        is_open: Flags = np.logical_not(self._is_done.all(axis=1))
+        is_open: Flags = self._num_done < config.num_beams
         if config.early_stopping is True:
             return is_open
         longest = config.early_stopping == "never" and config.length_penalty > 0
         lengths = self.limits if longest else self.counts
         penalty = (np.maximum(lengths, 1).astype(np.float64) ** config.length_penalty).astype(np.float32)
         possible = self._scores[:, 0] / penalty
-        can_improve: Flags = is_open | (possible > self._done_scores.min(axis=1))
+        can_improve: Flags = is_open | (possible > self._worst_done)
         return can_improve
 
     def tokens(self) -> Ints:
         """See Search."""
-        num_slots, beams = self._rows.shape
-        slots = np.arange(num_slots)[:, None]
-        places = self.places()[:, None]
-        by_row = np.empty((num_slots, beams), np.int64)
-        by_row[slots, self._rows] = self._sequences[slots, np.arange(beams), places]
-        return by_row.reshape(-1)
+        newest: Ints = self._sequences[np.arange(len(self.counts)), :, self.places()]
+        return newest.reshape(-1)
 
     def lengths(self) -> Ints:
         """See Search."""
@@ -398,15 +432,43 @@ class BeamSearch(_Slots):
 
     def result(self, slot: int) -> list[Hypothesis]:
         """See Search."""
-        lengths, scores = self._done_lengths[slot].tolist(), self._done_scores[slot].tolist()
-        return [
-            self.output(slot, self._done_sequences[slot, beam, 1 : lengths[beam] + 1], scores[beam])
-            for beam in range(self.config.num_return_sequences)
-            if self._is_done[slot, beam]
-        ]
+        best = self._done[slot][: self.config.num_return_sequences]
+        return [self.output(slot, done.sequence, float(done.score)) for done in best]
+
+    def compact(self, slots: Sequence[int]) -> None:
+        """See Search."""
+        super().compact(slots)
+        self._done = [self._done[slot] for slot in slots]
+
+
+class _Done(NamedTuple):
+    """An output that ended."""
+
+    score: np.float32
+    sequence: Ints
+    """Its new tokens, the end included."""
+
+
+def by_sample(
+    sources: Sequence[Source], config: GenerationConfig, vocab_size: int
+) -> tuple[Sequence[Source], GenerationConfig, int]:
+    """Samples of one source as sources of their own; the configuration, and how many there are of each."""
+    if not config.do_sample:
+        return sources, config, 1
+    num_each = config.num_return_sequences
+    config = replace(config, top_k=min(config.top_k or vocab_size, vocab_size))
+    return (
+        [
+            source._replace(seed=source.seed * num_each + sample)
+            for source in sources
+            for sample in range(num_each)
+        ],
+        config,
+        num_each,
+    )
 
 
 def make_search(config: GenerationConfig, num_slots: int, capacity: int) -> Search:
-    """The search that a configuration asks for, for sources of at most `capacity` new tokens."""
+    """The search that a configuration asks for, for at most `capacity` given and new tokens together."""
     kind = BeamSearch if config.num_beams > 1 else Sampling
     return kind(config, num_slots, capacity)

@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Event
 from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from lmcli.engine.cache import CHOICE, Cache, GrowingCache, InPlaceCache
+from lmcli.engine.cache import CHOICE, Buffers, CrossCache, GrowingCache, InPlaceCache
 from lmcli.engine.encoder import equal_batches
 from lmcli.engine.generation import GenerationConfig
-from lmcli.engine.search import Hypothesis, Search, Source, make_search
+from lmcli.engine.run import Run, Slots
+from lmcli.engine.search import Hypothesis, Search, Source, by_sample, make_search
 from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
 from lmcli.errors import REBUILD, BundleError, UnavailableError
@@ -106,6 +107,7 @@ class Seq2Seq:
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="seq2seq")
         self._stopping = Event()
         self._encoder_tokens = _ENCODER_TOKENS_CUDA if encoder.on_cuda else _ENCODER_TOKENS
+        self._buffers = Buffers()
         self._is_in_place = "past_length" in decoder.inputs
 
     def __enter__(self) -> Self:
@@ -117,14 +119,7 @@ class Seq2Seq:
 
     def submit(self, sources: Sequence[Source], config: GenerationConfig) -> Job:
         """Start the work; the threads see to it while the caller does something else."""
-        num_each = config.num_return_sequences if config.do_sample else 1
-        if config.do_sample:
-            config = replace(config, top_k=min(config.top_k or self._vocab_size, self._vocab_size))
-            sources = [
-                source._replace(seed=source.seed * num_each + sample)
-                for source in sources
-                for sample in range(num_each)
-            ]
+        sources, config, num_each = by_sample(sources, config, self._vocab_size)
         job = Job(len(sources), num_each)
         groups = sorted(self._groups(sources), key=lambda group: -group.work)
         # The end of a decoder run has few rows left, so a group is one run, the largest first. A second one
@@ -170,11 +165,12 @@ class Seq2Seq:
         """What one thread does of a group. Raises UnavailableError when memory is short."""
         share = max(_MIN_SHARE, -(-group.num_sources // self._threads))
         num_slots = min(self._num_slots(group, config.num_beams), share)
-        run = _Run(self._encode, group, outputs, self._stopping)
+        run = _Run(self._encode, group, config, outputs, self._vocab_size, self._stopping)
         try:
             while run.has_more() and not self._stopping.is_set():
                 cache = self._make_cache(num_slots, config.num_beams, group.capacity, group.source_length)
-                run.decode(cache, make_search(config, num_slots, group.capacity), self._vocab_size)
+                search = make_search(config, num_slots, group.capacity + 1)
+                run.decode(cache, search)
         except MemoryError as error:
             raise UnavailableError(
                 "there is not enough memory for the decoder", hint="fewer --threads or --num-beams need less"
@@ -184,11 +180,12 @@ class Seq2Seq:
         """(batch, sequence) to the keys and values of cross-attention, by name."""
         return self._encoder.run({"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)})
 
-    def _make_cache(self, num_slots: int, num_beams: int, capacity: int, source_length: int) -> Cache:
+    def _make_cache(self, num_slots: int, num_beams: int, capacity: int, source_length: int) -> CrossCache:
         if not self._is_in_place:
             return GrowingCache(self._decoder, num_slots=num_slots, num_beams=num_beams)
         return InPlaceCache(
             self._decoder,
+            self._buffers,
             num_slots=num_slots,
             num_beams=num_beams,
             capacity=capacity,
@@ -211,56 +208,37 @@ class Seq2Seq:
 _MIN_SHARE = 8
 
 
-class _Run:
-    """One decoder run: slots that sources take and leave, until none is left."""
+class _Run(Run[CrossCache]):
+    """What one thread does of a group."""
 
     def __init__(
         self,
         encode: Callable[[Ints], Cross],
         group: _Group,
+        config: GenerationConfig,
         outputs: list[list[Hypothesis]],
+        vocab_size: int,
         stopping: Event,
     ) -> None:
+        super().__init__(outputs, vocab_size, stopping)
         self._encode_rows = encode
-        self._stopping = stopping
         self._group = group
-        self._outputs = outputs
+        self._config = config
         self._ready: deque[tuple[_Batch, Cross]] = deque()
-
-    def decode(self, cache: Cache, search: Search, vocab_size: int) -> None:
-        """Decode with refills where the cache can, else what fits at once."""
-        slots: list[int | None] = [None] * cache.num_slots
-        """The number of the source in each slot."""
-        self._fill(slots, cache, search)
-        slots = _shrink(slots, cache, search, share=1)
-        while any(number is not None for number in slots) and not self._stopping.is_set():
-            wanted = min(search.num_candidates(), vocab_size)
-            choice = cache.step(search.tokens(), search.lengths(), wanted)
-            cache.take_over(*search.advance(choice))
-            finished = search.finished()
-            for slot in finished:
-                number = slots[slot]
-                assert number is not None
-                self._outputs[number] = search.result(slot)
-                slots[slot] = None
-            if finished:
-                if cache.refills:
-                    self._fill(slots, cache, search)
-                slots = _shrink(slots, cache, search, share=cache.worth_shrinking)
 
     def has_more(self) -> bool:
         """Whether any source still waits."""
         return bool(self._ready or self._group.batches)
 
-    def _fill(self, slots: list[int | None], cache: Cache, search: Search) -> None:
-        """Give free slots to waiting sources."""
+    def fill(self, slots: Slots, cache: CrossCache, search: Search) -> None:
+        """See Run."""
         free = [slot for slot, number in enumerate(slots) if number is None]
         while free and (self._ready or self._encode()):
             batch, cross = self._ready.popleft()
             part, rest = slice(0, len(free)), slice(len(free), None)
             taken = free[: len(batch.numbers)]
             cache.admit(taken, {name: values[part] for name, values in cross.items()})
-            search.admit(taken, batch.sources[part])
+            search.admit(taken, batch.sources[part], [self._start(source) for source in batch.sources[part]])
             for slot, number in zip(taken, batch.numbers[part], strict=True):
                 slots[slot] = number
             if len(batch.numbers) > len(free):
@@ -269,6 +247,11 @@ class _Run:
             free = free[len(taken) :]
             if not cache.refills:
                 break  # rows that begin together are of one source length
+
+    def _start(self, source: Source) -> Ints:
+        """What the decoder reads before the first new token: (1,)."""
+        own = source.decoder_start_token_id
+        return np.array([self._config.decoder_start_token_id if own is None else own], np.int64)
 
     def _encode(self) -> bool:
         """Have the next batch ready; whether there was one."""
@@ -279,19 +262,6 @@ class _Run:
         input_ids = np.stack([source.input_ids for source in batch.sources])
         self._ready.append((batch, self._encode_rows(input_ids)))
         return True
-
-
-def _shrink(slots: list[int | None], cache: Cache, search: Search, *, share: float) -> list[int | None]:
-    """Close the gaps if no more than a `share` of the slots is live; the slots that are left."""
-    live = [slot for slot, number in enumerate(slots) if number is not None]
-    if not live or len(live) == len(slots) or len(live) > len(slots) * share:
-        return slots
-    # The last ones fill the gaps, so as few as possible move.
-    behind = [slot for slot in live if slot >= len(live)]
-    order = [slot if slots[slot] is not None else behind.pop() for slot in range(len(live))]
-    cache.compact(order)
-    search.compact(order)
-    return [slots[slot] for slot in order]
 
 
 def _padded(length: int) -> int:

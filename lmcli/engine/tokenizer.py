@@ -5,10 +5,13 @@ A long text becomes overlapping windows, or one long row: nothing is cut off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +25,8 @@ _PORTION_CHARS = 1 << 18
 _PIECE_CHARS = 1 << 16
 
 Ints = npt.NDArray[np.int64]
+
+T = TypeVar("T")
 
 _UNKNOWN = ("<unk>", "[UNK]", "<|unk|>")
 
@@ -42,6 +47,32 @@ class Window:
     """(sequence,): which tokens are special and stand for no text."""
     overlap: int
     """How many of its leading (not special) tokens the window before it holds as well."""
+
+
+class Guarded(NamedTuple):
+    """A prompt: what is spelled like a control token is one, unless a guard stands in the spelling."""
+
+    marked: str
+    """The text with its guards."""
+    guard: str
+    """A character that the text itself has nowhere."""
+
+    @property
+    def text(self) -> str:
+        """What the model sees."""
+        return self.marked.replace(self.guard, "")
+
+
+class _Aliases(NamedTuple):
+    """Other names of control tokens, for prompts on their way through the tokenizer."""
+
+    spelling: re.Pattern[str]
+    names: dict[str, str]
+    """By the spelling of the control token."""
+    mark: str
+    """How the name of one begins that takes no white space from the text before it."""
+    token_ids: Ints
+    """From each id of the tokenizer to that of the model."""
 
 
 class Tokenizer:
@@ -86,7 +117,8 @@ class Tokenizer:
         for portion in _portions(
             [piece for index, text in enumerate(texts) for piece in _pieces(index, text)]
         ):
-            for piece, windows in zip(portion, self._encode(portion), strict=True):
+            encoded = self._try(portion, self._encode)
+            for piece, windows in zip(portion, encoded, strict=True):
                 found = results[piece.text]
                 if isinstance(windows, TokenizeError):
                     results[piece.text] = windows
@@ -98,26 +130,54 @@ class Tokenizer:
         """All token ids of each text in one row, with the special tokens, or why it has none, in order."""
         return [found if isinstance(found, TokenizeError) else _join(found) for found in self.windows(texts)]
 
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """How control tokens are spelled. No text becomes one, and of prompts only what is meant to."""
+        return tuple(self._aliases.names)
+
+    def encode_prompts(self, prompts: Sequence[Guarded]) -> list[Ints | TokenizeError]:
+        """All token ids of each prompt in one row, without more special tokens, or why it has none.
+
+        Prompts are cut where a control token begins, as the tokenizer does it: examples that come again in
+        every prompt are encoded once.
+        """
+        cut = [self._cut(prompt) for prompt in prompts]
+        pieces = [_Piece(0, 0, part) for part in dict.fromkeys(part for parts in cut for part in parts)]
+        rows = (row for portion in _portions(pieces) for row in self._try(portion, self._rows))
+        found = {piece.content: row for piece, row in zip(pieces, rows, strict=True)}
+        return [_joined([found[part] for part in parts]) for parts in cut]
+
+    def streamer(self) -> Callable[[int], str]:
+        """From token to token to the text that each one adds: none while a character is incomplete."""
+        stream = tokenizers.decoders.DecodeStream(skip_special_tokens=True)
+        return lambda token_id: stream.step(self._tokenizer, token_id) or ""
+
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of token ids, without the special tokens."""
         texts: list[str] = self._tokenizer.decode_batch(rows, skip_special_tokens=True)
         return texts
 
-    def _encode(self, pieces: Sequence[_Piece]) -> Iterator[list[Window] | TokenizeError]:
+    def _encode(self, pieces: Sequence[_Piece]) -> list[list[Window]]:
+        encodings = self._tokenizer.encode_batch([piece.content for piece in pieces])
+        return [
+            list(self._windows(encoding, piece.start))
+            for piece, encoding in zip(pieces, encodings, strict=True)
+        ]
+
+    def _try(
+        self, pieces: Sequence[_Piece], encode: Callable[[Sequence[_Piece]], list[T]]
+    ) -> Iterator[T | TokenizeError]:
+        """Encode pieces; one that is refused must not harm the others."""
         try:
-            encodings = self._tokenizer.encode_batch([piece.content for piece in pieces])
-            yield from [
-                list(self._windows(encoding, piece.start))
-                for piece, encoding in zip(pieces, encodings, strict=True)
-            ]
+            yield from encode(pieces)
         except BaseException as error:
             if not is_refusal(error):
                 raise
             if len(pieces) == 1:
                 yield TokenizeError(f"the tokenizer refuses the text: {error}")
                 return
-            for piece in pieces:  # one of them is to blame: the others must not suffer
-                yield from self._encode([piece])
+            for piece in pieces:
+                yield from self._try([piece], encode)
 
     def _windows(self, encoding: tokenizers.Encoding, start: int) -> Iterator[Window]:
         for index, part in enumerate([encoding, *encoding.overflowing]):
@@ -125,12 +185,89 @@ class Tokenizer:
             special = np.array(part.special_tokens_mask, np.bool_)
             offsets = np.array(part.offsets, np.int64).reshape(-1, 2)
             offsets[~special] += start
-            controls = ~special & np.isin(input_ids, self._controls)
-            if controls.any():
-                if self._unknown is None:
-                    raise ValueError("it holds a control token")
-                input_ids[controls] = self._unknown
+            self._disarm(input_ids, ~special)
             yield Window(input_ids, offsets, special, self.stride if index else 0)
+
+    def _disarm(self, input_ids: Ints, is_text: npt.NDArray[np.bool_] | bool = True) -> None:
+        """Make unknown tokens of the control tokens that text has become."""
+        controls = is_text & np.isin(input_ids, self._controls)
+        if controls.any():
+            if self._unknown is None:
+                raise ValueError("it holds a control token")
+            input_ids[controls] = self._unknown
+
+    def _cut(self, prompt: Guarded) -> list[str]:
+        """The parts of a prompt, with other names in the place of control tokens, and without guards."""
+        aliases = self._aliases
+        marked = aliases.spelling.sub(lambda found: aliases.names[found[0]], prompt.marked)
+        first, *others = marked.replace(prompt.guard, "").split(aliases.mark)
+        return [first, *(aliases.mark + other for other in others)]
+
+    def _rows(self, pieces: Sequence[_Piece]) -> list[Ints]:
+        encodings = self._tokenizer.encode_batch_fast(
+            [piece.content for piece in pieces], add_special_tokens=False
+        )
+        return [self._row(encoding) for encoding in encodings]
+
+    def _row(self, encoding: tokenizers.Encoding) -> Ints:
+        """(sequence,): all parts that truncation has made, in the ids of the model."""
+        parts = [encoding.ids, *(part.ids[self.stride :] for part in encoding.overflowing)]
+        row = np.concatenate([np.array(ids, np.int64) for ids in parts])
+        self._disarm(row)
+        ids: Ints = self._aliases.token_ids[row]
+        return ids
+
+    @cached_property
+    def _aliases(self) -> _Aliases:
+        """Gives each control token another name that it is recognised by, as it is not by its own.
+
+        The names are ordinary added tokens with a secret in them, so no text can hold one. Their ids are
+        beyond those of the model.
+        """
+        secret = secrets.token_hex(8)
+        mark, other_mark = f"\ufdd0{secret}", f"\ufdd2{secret}"
+        controls = {
+            token.content: (token_id, token)
+            for token_id, token in self._tokenizer.get_added_tokens_decoder().items()
+            if token.special and len(token.content) > 1  # a guard must have room inside
+        }
+        names = {
+            spelling: f"{other_mark if token.lstrip else mark}{token_id}\ufdd1"
+            for spelling, (token_id, token) in controls.items()
+        }
+        self._tokenizer.add_tokens(
+            [
+                tokenizers.AddedToken(
+                    names[spelling],
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    normalized=False,
+                )
+                for spelling, (_, token) in controls.items()
+            ]
+        )
+        token_ids = np.arange(max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1)
+        for spelling, (token_id, _) in controls.items():
+            token_ids[self._tokenizer.token_to_id(names[spelling])] = token_id
+        # The longest spelling counts where one begins with another; without any the pattern matches nothing.
+        longest_first = sorted(controls.items(), key=lambda item: -len(item[0]))
+        patterns = [_pattern(spelling, token) for spelling, (_, token) in longest_first]
+        return _Aliases(re.compile("|".join(patterns) or r"(?!)"), names, mark, token_ids)
+
+
+def _joined(rows: Sequence[Ints | TokenizeError]) -> Ints | TokenizeError:
+    """The parts of a prompt as one row, unless one is refused. (sequence,)"""
+    good = []
+    for row in rows:
+        if isinstance(row, TokenizeError):
+            return row
+        good.append(row)
+    return np.concatenate(good)
+
+
+def _pattern(spelling: str, token: tokenizers.AddedToken) -> str:
+    """Where a control token is recognised."""
+    return rf"(?<!\w){re.escape(spelling)}(?!\w)" if token.single_word else re.escape(spelling)
 
 
 def _join(windows: Sequence[Window]) -> Ints:

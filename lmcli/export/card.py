@@ -11,6 +11,8 @@ _PRECISIONS = {
     "fp32": "float32 weights and activations",
     "fp16": "float16 weights and activations",
     "int8": "int8 weights with a scale for each column; int8 activations with a scale for each row",
+    "blocks": "weights in blocks of 32 with a scale for each: those of its GGUF file, or of 8 bits; int8 "
+    "activations with a scale for each block",
 }
 
 
@@ -43,10 +45,13 @@ An lmcli bundle for {manifest.task}: a {manifest.model_type} model as an ONNX gr
 def _facts(manifest: Manifest) -> str:
     """What the model knows."""
     length = f"- Context: {manifest.context_length} tokens; "
+    windows = f"{length}longer texts are read in overlapping windows."
+    if manifest.task == "feature-extraction":
+        return windows
+    if manifest.causal is not None:
+        return f"{length}prompt and answer together."
     if manifest.seq2seq is None:
-        return (
-            f"- Labels: {', '.join(manifest.labels)}.\n{length}longer texts are read in overlapping windows."
-        )
+        return f"- Labels: {', '.join(manifest.labels)}.\n{windows}"
     if manifest.task == "summarization":
         return f"{length}longer texts are summarized part by part."
     from_, to = (
@@ -63,16 +68,32 @@ def _section(title: str, text: str) -> str:
 
 
 def _proof(manifest: Manifest) -> str:
-    proof = manifest.proof
-    tokenizer, graph, batch = proof["tokenizer"], proof["graph"], proof["batch"]
-    lines = [
-        f"- Tokenizer: {tokenizer['different']} of {tokenizer['lines']} lines differ from the source's.",
-        f"- Float32 graph against the source model: largest difference of a logit "
-        f"{graph['max_difference']:.1e}, of logits up to {graph['max_logit']:.1f}.",
-        f"- The same line alone and in a batch: largest difference of a logit {batch['max_difference']:.1e}.",
-    ]
-    if "precision" in proof:
-        facts = proof["precision"]
+    """What was measured, a line each. Without torch there was no source model to compare with."""
+    proof, result = manifest.proof, "value" if manifest.task == "feature-extraction" else "logit"
+    lines = []
+    if (tokenizer := proof.get("tokenizer")) and "different" in tokenizer:
+        lines.append(
+            f"- Tokenizer: {tokenizer['different']} of {tokenizer['lines']} lines differ from the source's."
+        )
+    elif tokenizer:
+        lines.append(f"- Tokenizer: gives back each of {tokenizer['lines']} lines.")
+    if graph := proof.get("graph"):
+        largest = graph[f"max_{result}"]
+        lines.append(
+            f"- Float32 graph against the source model: largest difference of a {result} "
+            f"{graph['max_difference']:.1e}, of {result}s up to {largest:.1f}."
+        )
+    if batch := proof.get("batch"):
+        lines.append(
+            f"- The same line alone and in a batch: largest difference of a {result} "
+            f"{batch['max_difference']:.1e}."
+        )
+    if (facts := proof.get("precision")) and "mean_cosine" in facts:
+        lines.append(
+            f"- {manifest.precision} against float32: the cosine of embeddings is "
+            f"{facts['mean_cosine']:.4f} in the mean, {facts['lowest_cosine']:.4f} at worst."
+        )
+    elif facts:
         lines.append(
             f"- {manifest.precision} against float32: logits off by {facts['relative_error']:.1%} of their "
             f"spread; {facts['agreement']:.1%} of {facts['clear_decisions']} clear decisions are the same."

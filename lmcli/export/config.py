@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from lmcli.bundle.manifest import Task
 from lmcli.errors import ExportError
-from lmcli.export.source import CONFIG_NAME, Checkpoint
+from lmcli.export.encoder import FAMILIES
+from lmcli.export.files import CONFIG_NAME
+from lmcli.export.packages import TRACING, require
+from lmcli.export.source import Checkpoint
 from lmcli.export.weights import read_json, read_weights, rejected
 
 if TYPE_CHECKING:
@@ -25,9 +28,16 @@ Config = dict[str, Any]
 
 LABEL_LIMIT = 100_000
 
+CAUSAL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text"})
+"""The causal architectures that are exported from their weights alone, without transformers."""
+# Whether transformers has them need not be asked.
+_KNOWN_TYPES = CAUSAL_TYPES | FAMILIES.keys()
+
 _SUFFIXES: Mapping[str, Task] = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
 }
 # What the published encoder-decoders of an architecture were trained for; T5's for both, see `task_of`.
 _SEQ2SEQ: Mapping[str, Task] = {
@@ -56,21 +66,28 @@ def load_config(checkpoint: Checkpoint) -> Config:
 def sanitize(config: Config) -> Config:
     """The facts of `config`, nested ones too, without any that can load code.
 
-    Raises ExportError for an architecture that transformers does not have, and for quantized weights.
+    Raises ExportError for an architecture that transformers does not have, and for quantized weights;
+    UnavailableError where only transformers could tell, and is not installed.
     """
-    import transformers
-
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
-        raise ExportError(
-            f"the architecture {model_type!r} is not part of transformers {transformers.__version__}",
-            hint="the code that comes with a model is never run",
-        )
+    _check_architecture(config.get("model_type"))
     try:
         clean: Config = _clean(config)
     except RecursionError as error:
         raise ExportError("config.json is nested too deeply") from error
     return clean
+
+
+def _check_architecture(model_type: object) -> None:
+    if isinstance(model_type, str) and model_type in _KNOWN_TYPES:
+        return
+    require(*TRACING)
+    import transformers
+
+    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
+        raise ExportError(
+            f"the architecture {model_type!r} is not part of transformers {transformers.__version__}",
+            hint="the code that comes with a model is never run",
+        )
 
 
 def _clean(value: Any) -> Any:
@@ -170,7 +187,10 @@ def load_model(checkpoint: Checkpoint, config: Config, task: Task) -> PreTrained
         )
     except Exception as error:  # the code of hundreds of architectures, on values from anywhere
         raise rejected("the weights do not fit config.json", error) from error
-    _check_complete(found["missing_keys"], model.base_model_prefix)
+    missing = found["missing_keys"]
+    if task == "feature-extraction":  # the pooler of BERT is not what pools there
+        missing = [f"{model.base_model_prefix}.{key}" for key in missing if not key.startswith("pooler.")]
+    _check_complete(missing, model.base_model_prefix)
     _check_fits(found["unexpected_keys"], model.base_model_prefix)
     return model.eval()
 
@@ -183,6 +203,8 @@ def _model_class(config: Config, task: Task) -> type[PreTrainedModel]:
         "token-classification": transformers.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
         "translation": transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
         "summarization": transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        "text-generation": transformers.MODEL_FOR_CAUSAL_LM_MAPPING,
+        "feature-extraction": transformers.MODEL_MAPPING,
     }[task]
     for name in _architectures(config):
         if not hasattr(transformers, name):

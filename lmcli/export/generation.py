@@ -28,7 +28,6 @@ _LEFT_OUT: Mapping[str, Any] = {
     "exponential_decay_length_penalty": None,
     "force_words_ids": None,
     "forced_decoder_ids": None,
-    "min_p": None,
     "num_beam_groups": 1,
     "penalty_alpha": None,
     "renormalize_logits": False,
@@ -61,6 +60,7 @@ class _Published(msgspec.Struct):
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
 
 
 def generation_config(
@@ -75,6 +75,8 @@ def generation_config(
     left_out = [name for name, off in _LEFT_OUT.items() if facts.get(name, off) not in (off, None)]
     try:
         published = msgspec.convert(facts, _Published)
+        if task == "text-generation":
+            return _continued(published), left_out
         return _converted(published, max_positions), left_out
     except (msgspec.ValidationError, UsageError) as error:
         raise ExportError(
@@ -97,6 +99,23 @@ def _published(checkpoint: Checkpoint, config: Config, task: Task) -> dict[str, 
     return facts
 
 
+def _continued(published: _Published) -> GenerationConfig:
+    """Of a causal model. Its `max_length` counts the prompt, too, so it says nothing about an output."""
+    ends = _ids(published.eos_token_id)
+    if not ends:
+        raise ExportError(
+            "the checkpoint names no token that ends an output",
+            hint="add eos_token_id to its generation_config.json",
+        )
+    longest = published.max_new_tokens or _MAX_NEW_TOKENS
+    return GenerationConfig(
+        eos_token_ids=ends,
+        max_new_tokens=longest,
+        min_new_tokens=min(published.min_new_tokens or 0, longest),
+        **_searched(published),
+    )
+
+
 def _converted(published: _Published, max_positions: int | None) -> GenerationConfig:
     start = published.decoder_start_token_id
     start = published.bos_token_id if start is None else start
@@ -110,7 +129,6 @@ def _converted(published: _Published, max_positions: int | None) -> GenerationCo
     if max_positions is not None:
         longest = min(longest, max_positions - 1)
     shortest = published.min_new_tokens or max(0, (published.min_length or 0) - 1)
-    bad = [tuple(words) for words in published.bad_words_ids or [] if words]
     forced_eos = _ids(published.forced_eos_token_id)
     return GenerationConfig(
         decoder_start_token_id=start,
@@ -119,19 +137,24 @@ def _converted(published: _Published, max_positions: int | None) -> GenerationCo
         min_new_tokens=min(shortest, longest),
         forced_bos_token_id=published.forced_bos_token_id,
         forced_eos_token_id=forced_eos[0] if forced_eos else None,
-        suppress_tokens=tuple(
-            dict.fromkeys(
-                [*(words[0] for words in bad if len(words) == 1), *(published.suppress_tokens or [])]
-            )
-        ),
-        bad_words_ids=tuple(words for words in bad if len(words) > 1),
-        **{name: value for name in _SAME if (value := getattr(published, name)) is not None},
+        **_searched(published),
     )
+
+
+def _searched(published: _Published) -> dict[str, Any]:
+    """The options that mean the same for all models."""
+    bad = [tuple(words) for words in published.bad_words_ids or [] if words]
+    single = [words[0] for words in bad if len(words) == 1]
+    return {
+        "suppress_tokens": tuple(dict.fromkeys([*single, *(published.suppress_tokens or [])])),
+        "bad_words_ids": tuple(words for words in bad if len(words) > 1),
+        **{name: value for name in _SAME if (value := getattr(published, name)) is not None},
+    }
 
 
 _SAME = (
     *("num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size", "repetition_penalty"),
-    *("do_sample", "temperature", "top_k", "top_p"),
+    *("do_sample", "temperature", "top_k", "top_p", "min_p"),
 )
 
 

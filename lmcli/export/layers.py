@@ -36,6 +36,10 @@ class Layers:
         self.graph = Graph()
         self.weights = weights
 
+    def embed(self, ids: str, name: str) -> str:
+        """The rows of a table that ids name."""
+        return self.graph.op("Gather", self.constant(name), ids)
+
     def linear(self, x: str, *names: str, output: str = "") -> str:
         """The torch linear layers `names`, with bias or without, side by side in one product."""
         weight = np.concatenate([self.weights[name + ".weight"].T for name in names], axis=1)

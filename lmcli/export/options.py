@@ -30,8 +30,8 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         """Raise UsageError for a precision that the device does not run."""
-        if self.device == "cuda" and self.precision == "int8":
+        if self.device == "cuda" and self.precision in {"int8", "blocks"}:
             raise UsageError(
-                "int8 is for the CPU: its integer kernels have no CUDA form",
+                f"{self.precision} is for the CPU: its integer kernels have no CUDA form",
                 hint="use `--precision fp16` with `--device cuda`",
             )

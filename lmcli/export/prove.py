@@ -45,9 +45,11 @@ def sample_lines() -> list[str]:
     return [*lines, " ".join(lines)]
 
 
-def encode(model: Path, tokenizer: Tokenizer, lines: Sequence[str]) -> list[Encoded]:
+def encode(
+    model: Path, tokenizer: Tokenizer, lines: Sequence[str], *, output: str = "logits"
+) -> list[Encoded]:
     """Run the lines as the tasks would, on the CPU. Raises ExportError if the tokenizer refuses one."""
-    with Encoder(Session(model, Device("cpu")), tokenizer, threads=1) as encoder:
+    with Encoder(Session(model, Device("cpu")), tokenizer, threads=1, output=output) as encoder:
         results = encoder.encode(lines)
     for line, result in zip(lines, results, strict=True):
         if isinstance(result, TokenizeError):
@@ -121,11 +123,16 @@ def prove_precision(reference: Sequence[Encoded], encoded: Sequence[Encoded]) ->
 
 
 def prove_batches(
-    model: Path, exact: Sequence[Encoded], tokenizer: Tokenizer, *, tolerance: float
+    model: Path,
+    exact: Sequence[Encoded],
+    tokenizer: Tokenizer,
+    *,
+    tolerance: float,
+    output: str = "logits",
 ) -> dict[str, Any]:
     """Compare each row alone with the same row in a batch. Raises ExportError beyond `tolerance`."""
     difference = largest = 0.0
-    with Encoder(Session(model, Device("cpu")), tokenizer, threads=1) as encoder:
+    with Encoder(Session(model, Device("cpu")), tokenizer, threads=1, output=output) as encoder:
         for window in (window for windows, _ in exact for window in windows):
             row = window.input_ids
             alone = encoder.run(row[None])[0]

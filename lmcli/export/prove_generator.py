@@ -59,6 +59,7 @@ class Sample:
             first, start = frame.forced_bos_token_id, frame.decoder_start_token_id
             first = generation.forced_bos_token_id if first is None else first
             start = generation.decoder_start_token_id if start is None else start
+            assert start is not None, "an export of an encoder-decoder sees to it that there is one"
             sources.append(Source(row, min(_MAX_NEW_TOKENS, generation.max_new_tokens), first, start))
             starts.append([start] if first is None else [start, first])
         return cls(sources, starts, facts, tokenizer)

@@ -24,6 +24,8 @@ _MIN_COLUMNS = 32
 _MIN_EMBEDDINGS = 1024
 POSITIONS = "positions"
 """What tables of positions are called: small, and smooth, so they stay in float."""
+PADDING = "padding"
+"""What a bias is called that keeps some columns far below the others, however the rows are scaled."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class _Quantizer:
         return bool(self._new)
 
     def _is_linear(self, node: onnx.NodeProto) -> bool:
-        weight = self._weights.get(node.input[1]) if node.op_type == "MatMul" else None
+        is_product = node.op_type == "MatMul" or (node.op_type == "Gemm" and node.input[2:] == [PADDING])
+        weight = self._weights.get(node.input[1]) if is_product else None
         return weight is not None and len(weight.dims) == 2 and weight.dims[1] >= _MIN_COLUMNS
 
     def _is_embedding(self, node: onnx.NodeProto) -> bool:
@@ -113,7 +116,7 @@ class _Quantizer:
 
     def _linear(self, node: onnx.NodeProto) -> None:
         """MatMul(x, W) becomes MatMulIntegerToFloat(quantized x / row, int8 W) * row."""
-        x, weight = node.input
+        x, weight, *padding = node.input
         quantized, row, span = self._rows.get(x) or self._quantize_rows(x)
         if weight + "_int8" not in self._new:
             values, scale = _int8(numpy_helper.to_array(self._weights[weight]), axis=0)
@@ -127,6 +130,7 @@ class _Quantizer:
                 self._constant(np.float32(span.scale)),
                 weight + "_scale",
                 self._constant(np.uint8(span.zero_point)),
+                *(["", *padding] if padding else []),
             ],
             node.output[0] + "_rows",
             domain=MICROSOFT,

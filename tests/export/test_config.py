@@ -54,7 +54,7 @@ def write(directory: Path, config: dict[str, Any]) -> Path:
 
 
 def take(directory: Path, *, allow_pickle: bool = False) -> Checkpoint:
-    return fetch(str(directory), allow_pickle=allow_pickle, progress=False)
+    return fetch(str(directory), allow_pickle=allow_pickle, progress=False, scratch=directory)
 
 
 @pytest.mark.parametrize(

