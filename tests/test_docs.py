@@ -1,6 +1,7 @@
 """The documentation runs: every `console` block is executed, and what the code has is on its page.
 
-`python tests/test_docs.py` writes what the commands of the blocks print now into the pages.
+`python tests/test_docs.py` writes what the commands of the blocks print now into the pages. A `console NAME`
+block needs bundles that do not ship with lmcli; it is executed where your store has them (`lmcli pull NAME`).
 """
 
 import ast
@@ -20,14 +21,14 @@ import typer.main
 
 from lmcli import errors
 from lmcli.bundle.manifest import Manifest
-from lmcli.bundle.store import shipped
+from lmcli.bundle.store import shipped, user_store
 from lmcli.cli.app import app
 from lmcli.errors import LmcliError
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CONSOLE = re.compile(r"^```console((?: [\w.-]+)*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMPT = "$ "
 # Between the outputs of two commands; `$?` of the first is still there for the second.
 SEPARATOR = "-- next command --"
@@ -40,8 +41,16 @@ def page_id(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def console_blocks(page: Path) -> list[str]:
-    return CONSOLE.findall(page.read_text(encoding="utf-8"))
+def console_blocks(page: Path, *, pulled: bool) -> list[str]:
+    """The blocks that run with what ships with lmcli, or those that need more."""
+    found = CONSOLE.findall(page.read_text(encoding="utf-8"))
+    return [block for needed, block in found if bool(needed) is pulled]
+
+
+def pulled(page: Path) -> set[str]:
+    """The bundles that the blocks of a page need besides those that ship with lmcli."""
+    found = CONSOLE.findall(page.read_text(encoding="utf-8"))
+    return {name for needed, _ in found for name in needed.split()}
 
 
 def commands(block: str) -> list[str]:
@@ -81,6 +90,21 @@ def fresh_folder(folder: Path) -> Path:
     return folder
 
 
+def missing(names: Iterable[str]) -> list[str]:
+    """Which bundles the user's store does not have."""
+    store = user_store()
+    return sorted(name for name in names if store is None or not (store / name).is_dir())
+
+
+def lend(names: Iterable[str], folder: Path) -> None:
+    """Let the blocks see bundles of the user's store."""
+    store = user_store()
+    for name in names:
+        assert store is not None
+        (folder / "home" / "bundles").mkdir(parents=True, exist_ok=True)
+        (folder / "home" / "bundles" / name).symlink_to(store / name)
+
+
 def nearly_equal(expected: str, actual: str) -> bool:
     """Equal but for the last digits of scores."""
     ours, theirs = SCORE.split(expected), SCORE.split(actual)
@@ -90,10 +114,22 @@ def nearly_equal(expected: str, actual: str) -> bool:
     return all(abs(float(one) - float(other)) <= SCORE_TOLERANCE for one, other in pairs)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if console_blocks(page)], ids=page_id)
+@pytest.mark.parametrize("page", [page for page in PAGES if console_blocks(page, pulled=False)], ids=page_id)
 def test_console_blocks_show_what_the_commands_print(page: Path, tmp_path: Path) -> None:
+    check_blocks(console_blocks(page, pulled=False), fresh_folder(tmp_path))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if pulled(page)], ids=page_id)
+def test_console_blocks_of_pulled_models_do_so_too(page: Path, tmp_path: Path) -> None:
+    if names := missing(pulled(page)):
+        pytest.skip(f"your store lacks {', '.join(names)}: `lmcli pull` gets them")
     folder = fresh_folder(tmp_path)
-    for block in console_blocks(page):
+    lend(pulled(page), folder)
+    check_blocks(console_blocks(page, pulled=True), folder)
+
+
+def check_blocks(blocks: Iterable[str], folder: Path) -> None:
+    for block in blocks:
         actual = run_block(block, folder)
         if not nearly_equal(block, actual):
             assert block == actual
@@ -208,8 +244,18 @@ def table_keys(page: Path) -> set[str]:
 def rewrite(page: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = fresh_folder(Path(scratch))
-        text = page.read_text(encoding="utf-8")
-        written = CONSOLE.sub(lambda found: f"```console\n{run_block(found[1], folder)}```", text)
+
+        def run_again(found: re.Match[str]) -> str:
+            needed = found[1].split()
+            if missing(needed):
+                return found[0]
+            lend(needed, folder)
+            output = run_block(found[2], folder)
+            for name in needed:
+                (folder / "home" / "bundles" / name).unlink()
+            return f"```console{found[1]}\n{output}```"
+
+        written = CONSOLE.sub(run_again, page.read_text(encoding="utf-8"))
     page.write_text(written, encoding="utf-8")
 
 

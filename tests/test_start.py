@@ -9,8 +9,11 @@ import pytest
 ENGINE = {"numpy", "onnxruntime", "tokenizers"}
 LANGUAGE = {"langcodes", "sentencex"}
 HEAVY = ENGINE | LANGUAGE | {"msgspec", "rich"}
-EXPORT = {"torch", "transformers", "optimum", "onnx", "safetensors", "sentencepiece", "huggingface_hub"}
-COMMANDS = ("sentiment", "ner", "translate", "summarize", "export", "models")
+EXPORT = {"torch", "transformers", "optimum", "onnx", "safetensors", "sentencepiece", "huggingface_hub"} | {
+    "gguf",
+    "yaml",
+}
+COMMANDS = ("sentiment", "ner", "translate", "summarize", "embed", "pull", "export", "models")
 SCRIPT = """\
 import sys
 from lmcli.cli.app import run

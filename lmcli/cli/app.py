@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 from lmcli import __version__
-from lmcli.cli import exporting, generating, labelling, models
+from lmcli.cli import embedding, exporting, generating, labelling, models, prompting, pulling
 from lmcli.cli.messages import say
 from lmcli.cli.signals import Stopped
 from lmcli.errors import EXIT_OK, LmcliError
@@ -46,6 +46,9 @@ app.command()(labelling.sentiment)
 app.command()(labelling.ner)
 app.command()(generating.translate)
 app.command()(generating.summarize)
+app.command()(prompting.prompt)
+app.command()(embedding.embed)
+app.command()(pulling.pull)
 app.command()(exporting.export)
 app.add_typer(models.app, name="models")
 

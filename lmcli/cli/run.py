@@ -31,7 +31,7 @@ Report = Callable[[str], None]
 
 
 class Load(Protocol[E_co]):
-    """`load_encoder` or `load_seq2seq`."""
+    """`load_encoder`, `load_seq2seq` and their like."""
 
     def __call__(
         self, bundle: Bundle, device: Device, /, *, threads: int, report: Report
@@ -46,15 +46,17 @@ def run_task(
     load: Load[E],
     make_task: Callable[[Manifest, E], Task],
     *,
+    also: tuple[TaskName, ...] = (),
     check: Callable[[Manifest], object] = lambda _: None,
     styled: bool = False,
     prose: bool = False,
 ) -> None:
     """Run one task over the inputs. Exits with 1 if records failed; raises LmcliError for all else.
 
-    `check` refuses, before a model is loaded in vain, what its manifest shows to be impossible. With `styled`
-    the task's lines are made for a terminal and bring their own escape sequences; with `prose` its texts keep
-    their line breaks where records are paragraphs or documents.
+    The bundle may be for one of the tasks of `also` instead. `check` refuses, before a model is loaded in
+    vain, what its manifest shows to be impossible. With `styled` the task's lines are made for a terminal and
+    bring their own escape sequences; with `prose` its texts keep their line breaks where records are
+    paragraphs or documents.
     """
     inputs = _inputs(streams)
     check_inputs(inputs)  # before a model is loaded in vain
@@ -62,7 +64,7 @@ def run_task(
     _check_options(streams, input_format)
     device, threads = parse_device(streams.device), streams.threads or num_cores()
     report = reporter(streams)
-    bundle = open_bundle(streams.model, task=task_name)
+    bundle = open_bundle(streams.model, task=task_name, also=also)
     check(bundle.manifest)
     report(f"bundle {bundle.path} ({bundle.manifest.precision}, {bundle.manifest.device})")
     with load(bundle, device, threads=threads, report=report) as engine:

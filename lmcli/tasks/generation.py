@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from lmcli.engine.generation import EarlyStopping, GenerationConfig
@@ -51,6 +53,10 @@ class GenerationOptions:
                 hint=f"set --num-beams to {self.nbest} or more, or leave it out",
             )
 
+    def given(self) -> list[str]:
+        """The names of the options that are not as they are by default."""
+        return [option.name for option in fields(self) if getattr(self, option.name) != option.default]
+
     @property
     def has_plain_text(self) -> bool:
         """Whether an output is shown as text alone."""
@@ -69,16 +75,29 @@ class GenerationOptions:
                 f"at least {least} new tokens, but at most {most}",
                 hint="set --min-new-tokens and --max-new-tokens so that both are possible",
             )
-        return replace(
-            defaults,
-            **given,
-            max_new_tokens=most,
-            min_new_tokens=least,
-            early_stopping=_EARLY_STOPPING.get(self.early_stopping or "", defaults.early_stopping),
-            do_sample=self.sample,
-            num_beams=self.num_beams or (1 if self.sample else max(defaults.num_beams, self.nbest or 1)),
-            num_return_sequences=self.nbest or 1,
-        )
+        with as_typed():
+            return replace(
+                defaults,
+                **given,
+                max_new_tokens=most,
+                min_new_tokens=least,
+                early_stopping=_EARLY_STOPPING.get(self.early_stopping or "", defaults.early_stopping),
+                do_sample=self.sample,
+                num_beams=self.num_beams or (1 if self.sample else max(defaults.num_beams, self.nbest or 1)),
+                num_return_sequences=self.nbest or 1,
+            )
+
+
+@contextmanager
+def as_typed() -> Iterator[None]:
+    """Name the option as it is typed in what a configuration says of a bad value: `--top-p is 0.0`."""
+    try:
+        yield
+    except UsageError as error:
+        name, _, rest = error.message.partition(" ")
+        if name not in {option.name for option in fields(GenerationConfig)}:
+            raise
+        raise UsageError(f"--{name.replace('_', '-')} {rest}", hint=error.hint) from error
 
 
 def retry_config(config: GenerationConfig) -> GenerationConfig:

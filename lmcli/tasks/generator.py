@@ -9,19 +9,35 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from lmcli.bundle.manifest import Language
 from lmcli.engine.generation import GenerationConfig
-from lmcli.engine.seq2seq import Hypothesis, Job, Seq2Seq, Source
-from lmcli.engine.tokenizer import Ints, TokenizeError
+from lmcli.engine.search import Hypothesis, Source
+from lmcli.engine.seq2seq import Job
+from lmcli.engine.tokenizer import Ints, TokenizeError, Tokenizer
 from lmcli.tasks.generation import retry_config
 from lmcli.tasks.sentences import halves, needs_model
 
 Rows = Callable[[Sequence[str]], Sequence[Ints | TokenizeError]]
 """From texts to rows of the model, however long."""
+
+_ANY_LANGUAGE = Language()
+
+
+class Engine(Protocol):
+    """A model that writes: `Seq2Seq`, or `Causal`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer, which knows the context length."""
+        ...
+
+    def submit(self, sources: Sequence[Source], config: GenerationConfig) -> Job:
+        """Start the work; the engine sees to it while the caller does something else."""
+        ...
 
 
 class Limits(NamedTuple):
@@ -66,7 +82,7 @@ class _Part(NamedTuple):
 
 
 class Generator:
-    """Answers texts; rows are framed by the tokens and the prompt of `frame`.
+    """Answers texts, which `rows` makes rows of; outputs begin as `target` says.
 
     `polish` may change an output; `judge` tells what is wrong with it as an answer to a text. With `retry` a
     text is decoded a second time if its answer has flags, and the answer with fewer flags counts.
@@ -74,28 +90,22 @@ class Generator:
 
     def __init__(
         self,
-        engine: Seq2Seq,
+        engine: Engine,
         config: GenerationConfig,
-        frame: Language,
+        rows: Rows,
         *,
+        target: Language = _ANY_LANGUAGE,
         judge: Callable[[str, Output], Sequence[str]],
         polish: Callable[[Output], Output] = lambda output: output,
         retry: bool = False,
     ) -> None:
+        self.rows = rows
         self._engine = engine
         self._config = config
-        self._frame = frame
+        self._target = target
         self._judge = judge
         self._polish = polish
         self._retry = retry
-
-    def rows(self, texts: Sequence[str]) -> list[Ints | TokenizeError]:
-        """The row of each text, however long, or why the tokenizer refuses it."""
-        before, after = (np.array(ids, np.int64) for ids in (self._frame.before, self._frame.after))
-        encoded = self._engine.tokenizer.encode([self._frame.prompt + text for text in texts])
-        return [
-            ids if isinstance(ids, TokenizeError) else np.concatenate([before, ids, after]) for ids in encoded
-        ]
 
     def start(self, asks: Sequence[Ask]) -> Callable[[], list[Answer]]:
         """Start the work; what is returned waits for the answers, in order."""
@@ -129,8 +139,8 @@ class Generator:
         return Source(
             ask.row,
             ask.limits.most,
-            self._frame.forced_bos_token_id,
-            self._frame.decoder_start_token_id,
+            self._target.forced_bos_token_id,
+            self._target.decoder_start_token_id,
             seed=zlib.crc32(ask.text.encode()),  # equal texts have equal samples, wherever they stand
         )
 
@@ -148,6 +158,19 @@ class Generator:
         texts = iter(self._engine.tokenizer.decode(rows))
         for hypotheses in results:
             yield [self._polish(_output(next(texts), found, config.length_penalty)) for found in hypotheses]
+
+
+def framed(tokenizer: Tokenizer, frame: Language) -> Rows:
+    """Rows with the tokens and the prompt of `frame` around each text."""
+    before, after = (np.array(ids, np.int64) for ids in (frame.before, frame.after))
+
+    def rows(texts: Sequence[str]) -> list[Ints | TokenizeError]:
+        encoded = tokenizer.encode([frame.prompt + text for text in texts])
+        return [
+            ids if isinstance(ids, TokenizeError) else np.concatenate([before, ids, after]) for ids in encoded
+        ]
+
+    return rows
 
 
 def _output(text: str, hypothesis: Hypothesis, length_penalty: float) -> Output:

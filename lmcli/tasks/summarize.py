@@ -1,24 +1,39 @@
-"""`Summarize`: a short text for a long one, with any encoder-decoder made for it."""
+"""`Summarize`: a short text for a long one.
+
+An encoder-decoder is made for that; a language model is asked for it, by its chat template.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal, NamedTuple
 
 from lmcli.bundle.manifest import Language, Manifest
 from lmcli.engine.generation import GenerationConfig
-from lmcli.engine.seq2seq import Seq2Seq
-from lmcli.engine.tokenizer import Ints, TokenizeError
+from lmcli.engine.tokenizer import Ints, TokenizeError, Tokenizer
 from lmcli.errors import UsageError
+from lmcli.prompting.chat import ChatTemplate
+from lmcli.prompting.template import Template
 from lmcli.records.record import Record
 from lmcli.tasks import degenerate
 from lmcli.tasks.base import Outcome, annotate, check_field_name
 from lmcli.tasks.chunks import chunks
 from lmcli.tasks.degenerate import FLAGS
 from lmcli.tasks.generation import GenerationOptions
-from lmcli.tasks.generator import Answer, Ask, Generator, Limits, Output, good_rows
+from lmcli.tasks.generator import (
+    Answer,
+    Ask,
+    Engine,
+    Generator,
+    Limits,
+    Output,
+    Rows,
+    framed,
+    good_rows,
+)
+from lmcli.tasks.instructed import instructed
 from lmcli.tasks.results import Result, Results, combine
 from lmcli.tasks.sentences import sentences
 
@@ -30,6 +45,18 @@ _SHRINKS = 0.9
 """Summaries of chunks that together are longer than this share of the text will not end in one."""
 _SIZES = {"short": (0.10, 16, 60), "long": (0.35, 60, 1 << 20)}
 """The share of the source's tokens that a summary may have, at least and at most how many."""
+
+# What a language model is asked. Small ones do better with the instruction behind the text: in front of a
+# long one they lose sight of it and go on with the text.
+_INSTRUCTIONS: Mapping[Length, Template] = {
+    "short": Template.parse("{text}\n\nSummarize the text above in one sentence."),
+    "medium": Template.parse("{text}\n\nSummarize the text above in a few sentences."),
+    "long": Template.parse("{text}\n\nSummarize the text above in detail."),
+}
+_MOST_TOKENS = 256
+"""Of a language model's summary: its own limit is that of conversations."""
+_AGAINST_LOOPS = 0.3
+"""The least frequency penalty of a language model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,24 +83,43 @@ class SummarizeOptions:
 class Plan(NamedTuple):
     """What the options mean for a model."""
 
-    frame: Language
     config: GenerationConfig
+    row_length: int
+    """The most tokens of a row."""
     language: str
     """As a sentence splitter calls it."""
 
 
 def plan(manifest: Manifest, options: SummarizeOptions) -> Plan:
     """Raises UsageError for an unknown language, and for lengths that the model cannot have."""
-    facts = manifest.seq2seq
-    assert facts is not None, "the manifest of a summarization model has seq2seq"
     language = options.language
     if language != SummarizeOptions.language:
         from lmcli.tasks.languages import parse_language
 
         language = parse_language(language, "--language")
-    most = max(facts.generation.max_new_tokens, manifest.context_length)
-    config = options.generation.config(facts.generation, most_tokens=most)
-    return Plan(Language(prompt=facts.prompt), config, language)
+    if manifest.causal is None:
+        config = _seq2seq_config(manifest, options.generation)
+        return Plan(config, manifest.context_length, language)
+    config = _causal_config(manifest, options.generation)
+    return Plan(config, manifest.context_length - config.max_new_tokens, language)
+
+
+def _seq2seq_config(manifest: Manifest, options: GenerationOptions) -> GenerationConfig:
+    assert manifest.seq2seq is not None, "the manifest of a summarization model has seq2seq"
+    defaults = manifest.seq2seq.generation
+    return options.config(defaults, most_tokens=max(defaults.max_new_tokens, manifest.context_length))
+
+
+def _causal_config(manifest: Manifest, options: GenerationOptions) -> GenerationConfig:
+    """A text and its summary share the context of a language model: half of it is the text's."""
+    assert manifest.causal is not None
+    published = manifest.causal.generation
+    defaults = replace(
+        published,
+        max_new_tokens=_MOST_TOKENS,
+        frequency_penalty=max(published.frequency_penalty, _AGAINST_LOOPS),
+    )
+    return options.config(defaults, most_tokens=manifest.context_length // 2)
 
 
 class Summarize:
@@ -86,17 +132,21 @@ class Summarize:
     def __init__(
         self,
         manifest: Manifest,
-        engine: Seq2Seq,
+        engine: Engine,
         options: SummarizeOptions,
         *,
+        chat: ChatTemplate | None = None,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`report` hears which texts take several passes. Raises UsageError like `plan`."""
-        frame, config, self._language = plan(manifest, options)
+        """`chat` is what a language model needs. `report` hears which texts take several passes.
+
+        Raises UsageError like `plan`.
+        """
+        config, self._row_length, self._language = plan(manifest, options)
         self._generator = Generator(
             engine,
             config,
-            frame,
+            _rows(manifest, engine.tokenizer, chat, options.length),
             judge=_flags,
             polish=self._whole_sentences,
             retry=options.generation.retry_degenerate,
@@ -104,7 +154,6 @@ class Summarize:
         self._limits = _limits(config, options.length)
         [empty] = good_rows(self._generator.rows([""]))
         self._num_framing = len(empty)
-        self._context_length = engine.tokenizer.context_length
         self._report = report
         self._results = Results(options.as_field, options.generation, keys=[""], noun="summaries")
         self.adds = self._results.adds
@@ -175,9 +224,9 @@ class Summarize:
         if size > _SHRINKS * document.num_tokens > 0:
             self._report(f"{document.where}: the summaries are hardly shorter than the text, so they stand")
             return []
-        if len(row) <= self._context_length:
+        if len(row) <= self._row_length:
             return [Ask(_plain(document.text), row, limits)]
-        found = chunks(document.text, self._generator.rows, self._context_length, self._language)
+        found = chunks(document.text, self._generator.rows, self._row_length, self._language)
         sizes = [self._size(chunk.row) for chunk in found]
         self._report(
             f"{document.where}: {len(found)} chunks of about {sum(sizes) // len(found)} tokens, "
@@ -226,6 +275,14 @@ class _Document(NamedTuple):
 
 
 _Progress = tuple[dict[str, Result | TokenizeError], dict[str, _Document]]
+
+
+def _rows(manifest: Manifest, tokenizer: Tokenizer, chat: ChatTemplate | None, length: Length) -> Rows:
+    """How the model gets texts."""
+    if manifest.seq2seq is not None:
+        return framed(tokenizer, Language(prompt=manifest.seq2seq.prompt))
+    assert chat is not None, "a language model is asked by its chat template"
+    return instructed(tokenizer, chat, _INSTRUCTIONS[length])
 
 
 def _plain(text: str) -> str:

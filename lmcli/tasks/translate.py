@@ -14,7 +14,7 @@ from lmcli.records.record import Record
 from lmcli.tasks import degenerate
 from lmcli.tasks.base import Outcome, annotate, check_field_name
 from lmcli.tasks.generation import GenerationOptions
-from lmcli.tasks.generator import Answer, Ask, Fitted, Generator, Limits, Output, fit, good_rows
+from lmcli.tasks.generator import Answer, Ask, Fitted, Generator, Limits, Output, fit, framed, good_rows
 from lmcli.tasks.languages import (
     choose_source,
     choose_targets,
@@ -95,7 +95,8 @@ class Translate:
                 Generator(
                     engine,
                     config,
-                    frame,
+                    framed(engine.tokenizer, frame),
+                    target=frame,
                     judge=_judge(source, code),
                     retry=options.generation.retry_degenerate,
                 ),

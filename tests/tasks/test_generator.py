@@ -1,4 +1,5 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from lmcli.engine.generation import GenerationConfig
 from lmcli.engine.seq2seq import Seq2Seq
 from lmcli.engine.tokenizer import Ints, TokenizeError
 from lmcli.tasks.generation import GenerationOptions
-from lmcli.tasks.generator import Answer, Ask, Generator, Limits, Output, fit, good_rows
+from lmcli.tasks.generator import Answer, Ask, Generator, Limits, Output, fit, framed, good_rows
 from tests import tiny_seq2seq
 
 CONFIG = GenerationConfig(decoder_start_token_id=2, eos_token_ids=(0,), max_new_tokens=50)
@@ -26,6 +27,17 @@ def no_flags(_text: str, _output: Output) -> list[str]:
     return []
 
 
+def make(
+    engine: Seq2Seq,
+    config: GenerationConfig = CONFIG,
+    *,
+    judge: Callable[[str, Output], Sequence[str]] = no_flags,
+    **settings: Any,
+) -> Generator:
+    """A generator of rows without a frame."""
+    return Generator(engine, config, framed(engine.tokenizer, Language()), judge=judge, **settings)
+
+
 def answers(generator: Generator, texts: Sequence[str], limits: Limits = LIMITS) -> list[Answer]:
     rows = good_rows(generator.rows(texts))
     return generator.start([Ask(text, row, limits) for text, row in zip(texts, rows, strict=True)])()
@@ -37,28 +49,26 @@ def best(found: Sequence[Answer]) -> list[str]:
 
 def test_answers_are_in_order(engine: Seq2Seq) -> None:
     texts = ["one", "two words", "x", "three more words", "y"]
-    found = answers(Generator(engine, CONFIG, Language(), judge=no_flags), texts)
+    found = answers(make(engine), texts)
     assert best(found) == ["".join(map(tiny_seq2seq.french, text)) for text in texts]
     assert all(answer.outputs[0].is_complete for answer in found)
 
 
 def test_nothing_to_answer(engine: Seq2Seq) -> None:
-    assert answers(Generator(engine, CONFIG, Language(), judge=no_flags), []) == []
+    assert answers(make(engine), []) == []
 
 
 def test_rows_are_framed(engine: Seq2Seq) -> None:
     frame = Language(before=(4, 5), after=(3,), prompt="in: ")
-    [row] = good_rows(Generator(engine, CONFIG, frame, judge=no_flags).rows(["x"]))
+    [row] = good_rows(framed(engine.tokenizer, frame)(["x"]))
     [plain] = good_rows(engine.tokenizer.encode(["in: x"]))
     assert row.tolist() == [4, 5, *plain.tolist(), 3]
 
 
 def test_scores_are_means_over_tokens_whatever_the_length_penalty(engine: Seq2Seq) -> None:
-    plain = Generator(engine, CONFIG, Language(), judge=no_flags)
+    plain = make(engine)
     long = GenerationOptions(length_penalty=2.0).config(CONFIG, most_tokens=50)
-    [one], [other] = (
-        answers(each, ["some text"]) for each in (plain, Generator(engine, long, Language(), judge=no_flags))
-    )
+    [one], [other] = (answers(each, ["some text"]) for each in (plain, make(engine, long)))
     assert one.outputs[0].score == pytest.approx(other.outputs[0].score)
     # Nine characters and the end, of about 300 tokens: one stands out by 9, one by 6.
     certainty = -np.log(np.exp(9) + np.exp(6) + 260) + 9
@@ -67,7 +77,7 @@ def test_scores_are_means_over_tokens_whatever_the_length_penalty(engine: Seq2Se
 
 
 def test_each_text_has_its_own_limits(engine: Seq2Seq) -> None:
-    generator = Generator(engine, CONFIG, Language(), judge=no_flags)
+    generator = make(engine)
     texts, limits = ["abcdef", "ghijkl", "mn"], [Limits(0, 4), Limits(0, 50), Limits(5, 8)]
     rows = good_rows(generator.rows(texts))
     asks = [Ask(*each) for each in zip(texts, rows, limits, strict=True)]
@@ -83,7 +93,7 @@ def test_samples_depend_on_text_and_seed_alone(engine: Seq2Seq) -> None:
     def sample(texts: Sequence[str], seed: int) -> list[str]:
         options = GenerationOptions(sample=True, temperature=3.0, seed=seed)
         config = options.config(CONFIG, most_tokens=50)
-        return best(answers(Generator(engine, config, Language(), judge=no_flags), texts))
+        return best(answers(make(engine, config), texts))
 
     texts = ["to be", "or not", "to be or not to be"]
     first = sample(texts, 1)
@@ -97,8 +107,8 @@ def test_what_looks_bad_is_decoded_again(engine: Seq2Seq) -> None:
         return ["repetition"] if "la la la la" in output.text else []
 
     texts = ["fine", "not ^"]
-    once = answers(Generator(engine, CONFIG, Language(), judge=judge), texts)
-    twice = answers(Generator(engine, CONFIG, Language(), judge=judge, retry=True), texts)
+    once = answers(make(engine, judge=judge), texts)
+    twice = answers(make(engine, judge=judge, retry=True), texts)
     assert [list(answer.flags) for answer in once] == [[], ["repetition"]]
     assert twice[0] == once[0]
     assert (twice[1].flags, twice[1].outputs[0].text.startswith("NOT")) == ([], True)
@@ -108,10 +118,7 @@ def test_the_first_answer_stays_if_the_second_is_no_better(engine: Seq2Seq) -> N
     def judge(_text: str, _output: Output) -> list[str]:
         return ["length"]
 
-    once, twice = (
-        answers(Generator(engine, CONFIG, Language(), judge=judge, retry=retry), ["not ^"])
-        for retry in (False, True)
-    )
+    once, twice = (answers(make(engine, judge=judge, retry=retry), ["not ^"]) for retry in (False, True))
     assert once == twice
 
 
@@ -122,7 +129,7 @@ def test_outputs_are_polished_before_they_are_judged(engine: Seq2Seq) -> None:
     def judge(text: str, output: Output) -> list[str]:
         return ["copy"] if text == output.text else []
 
-    [answer] = answers(Generator(engine, CONFIG, Language(), judge=judge, polish=polish), ["this"])
+    [answer] = answers(make(engine, judge=judge, polish=polish), ["this"])
     assert (answer.outputs[0].text, answer.flags) == ("this", ["copy"])
 
 
