@@ -1,4 +1,5 @@
-# make demo    sets up, then labels reviews, finds names and translates with the bundles that ship with lmcli
+# make demo    sets up, then labels reviews, finds names and translates with the bundles that ship with lmcli,
+#              gets a small language model (93 MB), asks it and has it summarize
 # make test    sets up, then runs every test
 # make lint    formatting, lint and types
 # make bench   speed, memory and quality beside transformers, optimum and CTranslate2 (which get their own environment)
@@ -19,6 +20,15 @@ demo: .venv/base
 	@$(BIN)/lmcli translate $(SAMPLES)/notes.txt
 	@echo; echo '$$ lmcli ner -O jsonl $(SAMPLES)/news.txt | head -1'
 	@$(BIN)/lmcli ner -O jsonl $(SAMPLES)/news.txt | head -1
+	@echo; echo '$$ lmcli pull smollm2-135m-instruct'
+	@$(BIN)/lmcli pull smollm2-135m-instruct
+	@echo; echo "$$ lmcli prompt --template 'Explain in one short sentence what this is: {text}' $(SAMPLES)/words.txt"
+	@$(BIN)/lmcli prompt --template 'Explain in one short sentence what this is: {text}' $(SAMPLES)/words.txt
+	@echo; echo '$$ lmcli prompt ... --examples $(SAMPLES)/tickets.tsv --choices billing,bug,wish $(SAMPLES)/inbox.tsv'
+	@$(BIN)/lmcli prompt --raw --template $(SAMPLES)/ticket.txt --examples $(SAMPLES)/tickets.tsv --shots 9 \
+		--choices billing,bug,wish --calibrate --gold label $(SAMPLES)/inbox.tsv
+	@echo; echo '$$ lmcli summarize --by doc $(SAMPLES)/story.txt'
+	@$(BIN)/lmcli summarize --by doc $(SAMPLES)/story.txt
 
 test: .venv/dev
 	$(BIN)/python -m pytest
