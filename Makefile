@@ -2,7 +2,8 @@
 #              gets a small language model (93 MB), asks it and has it summarize
 # make test    sets up, then runs every test
 # make lint    formatting, lint and types
-# make bench   speed, memory and quality beside transformers, optimum and CTranslate2 (which get their own environment)
+# make bench   speed, memory and quality beside transformers, optimum, CTranslate2, llama.cpp and onnxruntime-genai
+#              (which get their own environment)
 # make clean   removes what the others made
 
 PYTHON ?= python3
@@ -27,8 +28,8 @@ demo: .venv/base
 	@echo; echo '$$ lmcli prompt ... --examples $(SAMPLES)/tickets.tsv --choices billing,bug,wish $(SAMPLES)/inbox.tsv'
 	@$(BIN)/lmcli prompt --raw --template $(SAMPLES)/ticket.txt --examples $(SAMPLES)/tickets.tsv --shots 9 \
 		--choices billing,bug,wish --calibrate --gold label $(SAMPLES)/inbox.tsv
-	@echo; echo '$$ lmcli summarize --by doc $(SAMPLES)/story.txt'
-	@$(BIN)/lmcli summarize --by doc $(SAMPLES)/story.txt
+	@echo; echo '$$ lmcli summarize --by doc --length short $(SAMPLES)/council.txt'
+	@$(BIN)/lmcli summarize --by doc --length short $(SAMPLES)/council.txt
 
 test: .venv/dev
 	$(BIN)/python -m pytest
@@ -42,6 +43,7 @@ bench: .venv/dev
 	$(BIN)/python -m tests.bench.encoders
 	$(BIN)/python -m tests.bench.anatomy
 	$(BIN)/python -m tests.bench.translate
+	$(BIN)/python -m tests.bench.prompt
 	$(BIN)/python -m tests.bench.quality
 
 clean:

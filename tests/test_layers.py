@@ -36,7 +36,7 @@ ONLY = {
     "safetensors": {"export"},
     "huggingface_hub": {"export"},
     "sentencepiece": {"export"},
-    "tokenizers": {"engine"},
+    "tokenizers": {"engine", "export"},
     "minijinja": {"prompting"},
     "bm25s": {"prompting"},
     "numpy": {"engine", "prompting", "tasks", "export"},

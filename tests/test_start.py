@@ -13,7 +13,7 @@ EXPORT = {"torch", "transformers", "optimum", "onnx", "safetensors", "sentencepi
     "gguf",
     "yaml",
 }
-COMMANDS = ("sentiment", "ner", "translate", "summarize", "embed", "pull", "export", "models")
+COMMANDS = ("sentiment", "ner", "translate", "summarize", "prompt", "embed", "pull", "export", "models")
 SCRIPT = """\
 import sys
 from lmcli.cli.app import run

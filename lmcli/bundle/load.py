@@ -6,12 +6,8 @@ Apart from `store`: this imports ONNX Runtime.
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
-import onnxruntime
 
 from lmcli.bundle.store import Bundle, user_cache
 from lmcli.engine.causal import Causal
@@ -20,7 +16,7 @@ from lmcli.engine.embedder import Embedder
 from lmcli.engine.encoder import Encoder
 from lmcli.engine.prefixes import PrefixStore
 from lmcli.engine.seq2seq import Seq2Seq
-from lmcli.engine.session import Session
+from lmcli.engine.session import Session, kernels
 from lmcli.engine.tokenizer import Tokenizer
 from lmcli.errors import REBUILD, BundleError, UnavailableError, UsageError
 
@@ -92,18 +88,8 @@ def prefix_store(bundle: Bundle) -> PrefixStore:
     if place is None:
         raise UsageError("there is no home directory for --prefix-cache", hint="set LMCLI_HOME")
     facts = [f"{name} {facts.sha256}" for name, facts in sorted(bundle.manifest.files.items())]
-    facts += [onnxruntime.__version__, platform.machine(), _processor()]
-    name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+    name = hashlib.sha256("\n".join([*facts, *kernels()]).encode()).hexdigest()[:32]
     return PrefixStore(place / "prefixes" / name)
-
-
-def _processor() -> str:
-    """What the processor can do, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 def load_seq2seq(bundle: Bundle, device: Device, *, threads: int, report: Callable[[str], None]) -> Seq2Seq:

@@ -82,7 +82,7 @@ class Broken:
     error: BundleError
 
 
-def open_bundle(name: str | None, *, task: Task, also: Collection[Task] = ()) -> Bundle:
+def open_bundle(name: str | None, *, task: Task, also: tuple[Task, ...] = ()) -> Bundle:
     """Find, check and open the bundle called `name`, or the default one of `task`.
 
     It may be for one of the tasks of `also` instead. Raises BundleError when there is none, when it is

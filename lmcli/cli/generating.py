@@ -79,7 +79,7 @@ def summarize(
     *,
     length: Annotated[
         Literal["short", "medium", "long"],
-        Option(help="A tenth of the text, what the model was made for, or a third of the text."),
+        Option(help="A sentence or a tenth of the text, the model's own length, or more detail."),
     ] = "medium",
     language: Annotated[
         str, Option(metavar="LANG", help="Language of the texts; decides where sentences end.")
@@ -97,7 +97,8 @@ def summarize(
     """
     from lmcli.cli.run import reporter, run_task
     from lmcli.tasks.generation import GenerationOptions
-    from lmcli.tasks.summarize import Summarize, SummarizeOptions, plan
+    from lmcli.tasks.summarize import Summarize
+    from lmcli.tasks.summarize_options import SummarizeOptions, plan
 
     options = SummarizeOptions(
         length=length,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,16 @@ def _failures() -> Iterator[None]:
         raise BundleError(f"the graph fails: {_first_line(error)}", hint=REBUILD) from error
     except (RuntimeException, RuntimeError) as error:  # what the machine lacks, memory above all
         raise UnavailableError(f"the graph cannot run here: {_first_line(error)}") from error
+
+
+def kernels() -> list[str]:
+    """What decides how results are rounded: the version of ONNX Runtime, and what the processor can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return [onnxruntime.__version__, platform.machine(), platform.processor(), features]
 
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}

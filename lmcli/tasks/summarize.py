@@ -6,120 +6,27 @@ An encoder-decoder is made for that; a language model is asked for it, by its ch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from lmcli.bundle.manifest import Language, Manifest
-from lmcli.engine.generation import GenerationConfig
 from lmcli.engine.tokenizer import Ints, TokenizeError, Tokenizer
-from lmcli.errors import UsageError
 from lmcli.prompting.chat import ChatTemplate
-from lmcli.prompting.template import Template
 from lmcli.records.record import Record
 from lmcli.tasks import degenerate
-from lmcli.tasks.base import Outcome, annotate, check_field_name
+from lmcli.tasks.base import Outcome, annotate
 from lmcli.tasks.chunks import chunks
 from lmcli.tasks.degenerate import FLAGS
-from lmcli.tasks.generation import GenerationOptions
-from lmcli.tasks.generator import (
-    Answer,
-    Ask,
-    Engine,
-    Generator,
-    Limits,
-    Output,
-    Rows,
-    framed,
-    good_rows,
-)
+from lmcli.tasks.generator import Answer, Ask, Engine, Generator, Output, Rows, framed, good_rows
 from lmcli.tasks.instructed import instructed
 from lmcli.tasks.results import Result, Results, combine
 from lmcli.tasks.sentences import sentences
-
-Length = Literal["short", "medium", "long"]
+from lmcli.tasks.summarize_options import INSTRUCTIONS, Length, SummarizeOptions, plan
 
 _SHORTEST = 16
 """In tokens: a text of no more is its own summary."""
 _SHRINKS = 0.9
 """Summaries of chunks that together are longer than this share of the text will not end in one."""
-_SIZES = {"short": (0.10, 16, 60), "long": (0.35, 60, 1 << 20)}
-"""The share of the source's tokens that a summary may have, at least and at most how many."""
-
-# What a language model is asked. Small ones do better with the instruction behind the text: in front of a
-# long one they lose sight of it and go on with the text.
-_INSTRUCTIONS: Mapping[Length, Template] = {
-    "short": Template.parse("{text}\n\nSummarize the text above in one sentence."),
-    "medium": Template.parse("{text}\n\nSummarize the text above in a few sentences."),
-    "long": Template.parse("{text}\n\nSummarize the text above in detail."),
-}
-_MOST_TOKENS = 256
-"""Of a language model's summary: its own limit is that of conversations."""
-_AGAINST_LOOPS = 0.3
-"""The least frequency penalty of a language model."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SummarizeOptions:
-    """How long summaries are to be, and how `Summarize` reports them."""
-
-    length: Length = "medium"
-    """Medium: as long as the model was trained to make them."""
-    language: str = "en"
-    """Of the texts: it decides where sentences end."""
-    as_field: str = "summary"
-    """The name of the field that it adds, and the beginning of those of the others."""
-    generation: GenerationOptions = field(default_factory=GenerationOptions)
-
-    def __post_init__(self) -> None:
-        """Raise UsageError for options that exclude each other and a field name that records need."""
-        check_field_name(self.as_field)
-        for name in ("min_new_tokens", "max_new_tokens"):
-            if self.length != "medium" and getattr(self.generation, name) is not None:
-                option = f"--{name.replace('_', '-')}"
-                raise UsageError(f"--length and {option} exclude each other", hint="choose one of the two")
-
-
-class Plan(NamedTuple):
-    """What the options mean for a model."""
-
-    config: GenerationConfig
-    row_length: int
-    """The most tokens of a row."""
-    language: str
-    """As a sentence splitter calls it."""
-
-
-def plan(manifest: Manifest, options: SummarizeOptions) -> Plan:
-    """Raises UsageError for an unknown language, and for lengths that the model cannot have."""
-    language = options.language
-    if language != SummarizeOptions.language:
-        from lmcli.tasks.languages import parse_language
-
-        language = parse_language(language, "--language")
-    if manifest.causal is None:
-        config = _seq2seq_config(manifest, options.generation)
-        return Plan(config, manifest.context_length, language)
-    config = _causal_config(manifest, options.generation)
-    return Plan(config, manifest.context_length - config.max_new_tokens, language)
-
-
-def _seq2seq_config(manifest: Manifest, options: GenerationOptions) -> GenerationConfig:
-    assert manifest.seq2seq is not None, "the manifest of a summarization model has seq2seq"
-    defaults = manifest.seq2seq.generation
-    return options.config(defaults, most_tokens=max(defaults.max_new_tokens, manifest.context_length))
-
-
-def _causal_config(manifest: Manifest, options: GenerationOptions) -> GenerationConfig:
-    """A text and its summary share the context of a language model: half of it is the text's."""
-    assert manifest.causal is not None
-    published = manifest.causal.generation
-    defaults = replace(
-        published,
-        max_new_tokens=_MOST_TOKENS,
-        frequency_penalty=max(published.frequency_penalty, _AGAINST_LOOPS),
-    )
-    return options.config(defaults, most_tokens=manifest.context_length // 2)
 
 
 class Summarize:
@@ -142,7 +49,7 @@ class Summarize:
 
         Raises UsageError like `plan`.
         """
-        config, self._row_length, self._language = plan(manifest, options)
+        config, self._limits, self._row_length, self._language = plan(manifest, options)
         self._generator = Generator(
             engine,
             config,
@@ -151,7 +58,6 @@ class Summarize:
             polish=self._whole_sentences,
             retry=options.generation.retry_degenerate,
         )
-        self._limits = _limits(config, options.length)
         [empty] = good_rows(self._generator.rows([""]))
         self._num_framing = len(empty)
         self._report = report
@@ -282,25 +188,12 @@ def _rows(manifest: Manifest, tokenizer: Tokenizer, chat: ChatTemplate | None, l
     if manifest.seq2seq is not None:
         return framed(tokenizer, Language(prompt=manifest.seq2seq.prompt))
     assert chat is not None, "a language model is asked by its chat template"
-    return instructed(tokenizer, chat, _INSTRUCTIONS[length])
+    return instructed(tokenizer, chat, INSTRUCTIONS[length])
 
 
 def _plain(text: str) -> str:
     """White space as single spaces, as the models know it from their training."""
     return " ".join(text.split())
-
-
-def _limits(config: GenerationConfig, length: Length) -> Callable[[int], Limits]:
-    """The limits of a summary by the length of its source."""
-    if length == "medium":
-        return lambda _: Limits(config.min_new_tokens, config.max_new_tokens)
-    share, least, most = _SIZES[length]
-
-    def limits(num_tokens: int) -> Limits:
-        size = min(max(int(share * num_tokens), least), most, config.max_new_tokens)
-        return Limits(size // 2, size)
-
-    return limits
 
 
 def _flags(text: str, output: Output) -> list[str]:

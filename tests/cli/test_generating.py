@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from lmcli.bundle.store import read_bundle
-from tests import tiny, tiny_seq2seq
+from tests import tiny, tiny_causal, tiny_seq2seq
 from tests.cli.commands import Ended, start
 from tests.cli.conftest import Cli
 
@@ -25,6 +25,13 @@ def polyglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def beginnings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first 24 characters of a text are its summary."""
     return tiny_seq2seq.write_summarizer(tmp_path_factory.mktemp("bundles") / "beginnings")
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model that summarizes by the first 24 characters, with other cases; a row takes 128."""
+    path = tmp_path_factory.mktemp("bundles") / "chatty"
+    return tiny_causal.write_causal(path, str.swapcase, ends_after=24, context_length=256)
 
 
 LOOKS = (
@@ -148,7 +155,7 @@ def test_no_field_comes_twice(cli: Cli, capitals: Path, field: str) -> None:
         ),
         (
             ["--to", "fr", "--sample", "--top-p", "0"],
-            "top_p is 0.0",
+            "--top-p is 0.0",
             "it must be above 0, at most 1",
         ),
         (["--as", "text"], "--as 'text': records have or need that field", "choose another name"),
@@ -202,12 +209,50 @@ def test_verbose_tells_the_plan(cli: Cli, beginnings: Path) -> None:
     assert cli("summarize", "-m", beginnings, "notes.txt").err == ""
 
 
-def test_no_summarizer_ships_with_lmcli(cli: Cli) -> None:
-    assert cli("summarize", stdin=b"a\n") == Ended(
-        2,
+@pytest.mark.parametrize(
+    ("options", "stdin", "out"),
+    [
+        ([], "A text that is longer than its summary.\nShort.\n\n", "a TEXT THAT IS LONGER TH\nShort.\n\n"),
+        (["--by", "doc"], "A text that is\nlonger than\nthat.\n", "a TEXT THAT IS LONGER TH\n"),
+        (["-O", "jsonl", "--as", "s"], "Short.\n", '{"text":"Short.","s":"Short."}\n'),
+        (["--length", "short"], "A text that is longer than that.\n", "a TEXT THAT IS LONGER TH\n"),
+        (["--max-new-tokens", "6"], "A text that is longer.\n", "a TEXT\n"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_summarize_with_a_language_model(
+    cli: Cli, chatty: Path, options: list[str], stdin: str, out: str
+) -> None:
+    ended = cli("summarize", "-m", chatty, "--quiet", *options, stdin=stdin.encode())
+    assert ended == Ended(0, out, "")
+
+
+def test_a_language_model_takes_several_passes(cli: Cli, chatty: Path) -> None:
+    text = "The first sentence is here. And a second one follows it. A third one comes, and then it ends."
+    ended = cli("summarize", "-m", chatty, "-v", stdin=f"{text}\n".encode())
+    assert (ended.code, ended.out) == (0, "The first sentence is he\n")
+    assert "lmcli: -:1: 2 chunks of about 46 tokens, then one summary of their summaries\n" in ended.err
+
+
+def test_what_cannot_be_asked_for_a_summary(cli: Cli, tmp_path: Path) -> None:
+    path = tiny_causal.write_causal(tmp_path / "plain", chat_template=None)
+    assert cli("summarize", "-m", path, stdin=b"a\n") == Ended(
+        76,
         "",
-        "lmcli: no model for summarize: none ships with lmcli\n"
-        "       `lmcli export SOURCE NAME --task summarize` makes a bundle, `--model NAME` runs it\n",
+        "lmcli: plain has no chat template: it continues texts and takes no instructions\n"
+        "       --model names another one; `lmcli prompt --raw` has this one continue a text\n",
+    )
+    path = tiny_causal.write_causal(tmp_path / "mute", chat_template="{{ raise_exception('No') }}")
+    ended = cli("summarize", "-m", path, stdin=b"a\n")
+    assert ended == Ended(76, "", "lmcli: mute: the chat template refuses it: No\n")
+
+
+def test_the_default_summarizer_can_be_got(cli: Cli) -> None:
+    assert cli("summarize", stdin=b"a\n") == Ended(
+        76,
+        "",
+        "lmcli: there is no bundle 'smollm2-135m-instruct'\n"
+        "       `lmcli pull smollm2-135m-instruct` gets it (93 MB, Apache-2.0)\n",
     )
 
 

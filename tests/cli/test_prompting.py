@@ -1,41 +1,36 @@
-"""`lmcli prompt` with a toy model that shouts what it is asked, in the place of a graph."""
+"""`lmcli prompt` with a tiny model that shouts what it is asked."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from lmcli.bundle import load
 from lmcli.bundle.store import read_bundle
 from lmcli.cli import app
-from tests import tiny, tiny_embedder
-from tests.cli.commands import Ended, Stdin
+from tests import tiny, tiny_causal, tiny_embedder
+from tests.cli.commands import TIMEOUT, Ended, Stdin, on_terminal, run, start
 from tests.cli.conftest import Cli
-from tests.prompting import toy
-from tests.prompting.toy import ToyLoader
 
 
-def likes_good(prompt: str, choice: str) -> float:
-    """Bad is likelier, unless the question says good."""
-    if choice.strip() == "bad":
-        return -1.0
-    return 1.0 if "good" in prompt.rpartition("user\n")[2] else -2.0
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_causal.write_causal(tmp_path_factory.mktemp("bundles") / "shouts")
 
 
-@pytest.fixture
-def models(monkeypatch: pytest.MonkeyPatch) -> ToyLoader:
-    """Loads toy models, and has the list of them."""
-    loader = ToyLoader(taste=likes_good)
-    monkeypatch.setattr(load, "load_causal", loader, raising=False)
-    return loader
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return toy.write_bundle(tmp_path / "toy")
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that shows when its model is loaded: it cannot be."""
+    path = tiny_causal.write_causal(tmp_path_factory.mktemp("bundles") / "broken")
+    manifest = read_bundle(path).manifest
+    (path / "model.onnx").write_bytes(b"no graph")
+    tiny.write_manifest(path, manifest)
+    return path
 
 
 @pytest.fixture
@@ -54,13 +49,18 @@ def moods() -> Path:
         (["--template", "{{{text}}}\n"], "a\n", "{A}\n"),
         (["--by", "doc"], "a\nb\n", "A\nB\n"),
         (["--by", "para"], "a\nb\n\nc\n", "A\nB\n\nC\n"),
-        (["--scores"], "a\n", "-0.5000\tA\n"),
-        (["--nbest", "2"], "a\n", "1\t-0.5000\tA\n1\t-1.5000\tA\n"),
+        (["--scores"], "a\n", "-0.0550\tA\n"),
+        (["--nbest", "2"], "a\n", "1\t-0.0550\tA\n1\t-1.5550\ta\n"),
         (["--stop", "X", "--stop", "B"], "a b c\n", "A\n"),
-        (["--raw"], "a\n", "A\n"),
+        (["--raw"], "abc\n", "defghijklmnopqrstuvwxyz\n"),
         (["-O", "jsonl", "--as", "said"], "a\n", '{"text":"a","said":"A"}\n'),
         (["-O", "tsv"], "a\n", "text\tanswer\tanswer_flags\na\tA\t\n"),
-        (["--choices", "good, bad"], "good\nx\n", "good\t0.8808\tgood\nbad\t0.7311\tx\n"),
+        (["--choices", "GOOD, BAD"], "good\nx\n", "GOOD\t1.0000\tgood\nBAD\t0.9985\tx\n"),
+        (
+            ["--choices", "good,bad", "--normalize", "mean"],
+            "good\nx\n",
+            "good\t0.9975\tgood\ngood\t0.6543\tx\n",
+        ),
         (["--extract", "[A-Z]"], "ab 1\n", "B\n"),
         (["-I", "tsv", "--template", "{q}-{n}"], "n\tq\n1\ta\n", "n\tq\tanswer\tanswer_flags\n1\ta\tA-1\t\n"),
         (
@@ -71,25 +71,63 @@ def moods() -> Path:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_prompt(cli: Cli, bundle: Path, models: ToyLoader, options: list[str], stdin: str, out: str) -> None:
+def test_prompt(cli: Cli, bundle: Path, options: list[str], stdin: str, out: str) -> None:
     assert cli("prompt", "-m", bundle, *options, stdin=stdin.encode()) == Ended(0, out, "")
-    assert len(models.models) == 1
 
 
-def test_texts_and_answers_from_files(cli: Cli, bundle: Path, models: ToyLoader) -> None:
+def test_prompt_as_a_process(bundle: Path) -> None:
+    assert run("prompt", "-m", bundle, stdin=b"one\n\ntwo\n") == Ended(0, "ONE\n\nTWO\n", "")
+
+
+def test_a_slow_producer_gets_each_answer_at_once(bundle: Path) -> None:
+    with start("prompt", "-m", bundle) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line, answer in ((b"one\n", b"ONE\n"), (b"two\n", b"TWO\n")):
+            process.stdin.write(line)
+            assert process.stdout.readline() == answer
+        process.stdin.close()
+        assert (process.wait(TIMEOUT), process.stdout.read()) == (0, b"")
+
+
+def test_a_killed_run_leaves_whole_lines(tmp_path: Path) -> None:
+    """It is stopped in the middle of an answer that would take minutes."""
+    path = tiny_causal.write_causal(tmp_path / "wide", context_length=1 << 19)
+    with start("prompt", "-m", path, "--max-new-tokens", 1 << 18) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"one\n")
+        assert process.stdout.readline() == b"ONE\n"
+        process.stdin.write(b"two\n^\nthree\n")
+        time.sleep(0.5)
+        sent = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, err) == (128 + signal.SIGINT, b"")
+    assert out in (b"", b"TWO\n")
+    assert time.monotonic() - sent < 2
+
+
+def test_an_empty_input_has_no_answers(cli: Cli, bundle: Path) -> None:
+    Path("empty.txt").touch()
+    assert cli("prompt", "-m", bundle, "empty.txt") == Ended(0, "", "")
+    assert cli("prompt", "-m", bundle, "--by", "doc", "empty.txt") == Ended(0, "\n", "")
+
+
+def test_texts_and_answers_from_files(cli: Cli, bundle: Path) -> None:
     Path("ask.txt").write_text("Q: {text}\n")
     Path("system.txt").write_text("Be kind.\n")
-    Path("answers.txt").write_text("good\nbad\n")
+    Path("answers.txt").write_text("GOOD\nBAD\n")
     options = ["--template", "ask.txt", "--system", "system.txt"]
     for choices in ("answers.txt", "@answers.txt"):
         ended = cli("prompt", "-m", bundle, *options, "--choices", choices, stdin=b"x\n")
-        assert ended == Ended(0, "bad\t0.7311\tx\n", "")
-    assert models.models[0].seen[0] == (
-        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nQ: x<|im_end|>\n<|im_start|>assistant\n"
+        assert ended == Ended(0, "BAD\t0.9999\tx\n", "")
+    shown = cli("prompt", "-m", bundle, *options, "--show-prompt", 1, stdin=b"x\n").out
+    assert shown.partition("\n")[2] == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nQ: x<|im_end|>\n<|im_start|>assistant\n\n"
     )
 
 
-@pytest.mark.usefixtures("models")
 def test_examples_come_before_the_question(cli: Cli, bundle: Path, moods: Path) -> None:
     Path("in.jsonl").write_text('{"body": "hm"}\n')
     ended = cli("prompt", "-m", bundle, "--examples", moods, "-k", 1, "--template", "{body}", "in.jsonl")
@@ -98,7 +136,7 @@ def test_examples_come_before_the_question(cli: Cli, bundle: Path, moods: Path) 
         "lmcli: moods.tsv:2: no field 'body'; there are 'text', 'label'",
     )
     ended = cli("prompt", "-m", bundle, "--examples", moods, "--field", "body", "--raw", "in.jsonl")
-    assert ended == Ended(0, '{"body": "hm","answer":"FINE GOOD\\n\\nSAD BAD\\n\\nHM"}\n', "")
+    assert ended == Ended(0, '{"body": "hm","answer":"nopqrstuvwxyz"}\n', "")
 
 
 @pytest.mark.parametrize(
@@ -114,33 +152,28 @@ def test_examples_come_before_the_question(cli: Cli, bundle: Path, moods: Path) 
     ],
     ids=lambda value: " ".join(value),
 )
-def test_which_examples(
-    cli: Cli, bundle: Path, models: ToyLoader, moods: Path, options: list[str], shots: list[str]
-) -> None:
-    ended = cli("prompt", "-m", bundle, "--examples", moods, *options, stdin=b"so sad\n")
-    assert ended == Ended(0, "SO SAD\n", "")
-    [seen] = models.models[0].seen
-    users = [turn.partition(toy.END)[0] for turn in seen.split(f"{toy.BEGIN}user\n")[1:]]
+def test_which_examples(cli: Cli, bundle: Path, moods: Path, options: list[str], shots: list[str]) -> None:
+    options = ["-m", str(bundle), "--examples", str(moods), *options]
+    assert cli("prompt", *options, stdin=b"so sad\n") == Ended(0, "SO SAD\n", "")
+    shown = cli("prompt", *options, "--show-prompt", 1, stdin=b"so sad\n").out
+    users = [turn.partition("<|im_end|>")[0] for turn in shown.split("<|im_start|>user\n")[1:]]
     assert users == [*shots, "so sad"]
 
 
-def test_prompts_are_shown_without_loading_a_model(
-    cli: Cli, bundle: Path, models: ToyLoader, moods: Path
-) -> None:
+def test_prompts_are_shown_without_loading_a_model(cli: Cli, broken: Path, moods: Path) -> None:
     options = ["--examples", moods, "-k", 1, "--raw", "--show-prompt", 2]
-    ended = cli("prompt", "-m", bundle, *options, stdin=b"<s>x\nb\nc\n")
+    ended = cli("prompt", "-m", broken, *options, stdin=b"<s>x\nb\nc\n")
     assert ended == Ended(
-        0, "=== -:1, 15 tokens\nfine good\n\n<s>x\n=== -:2, 12 tokens\nfine good\n\nb\n", ""
+        0, "=== -:1, 16 tokens\nfine good\n\n<s>x\n=== -:2, 13 tokens\nfine good\n\nb\n", ""
     )
-    as_json = cli("prompt", "-m", bundle, "--show-prompt", 1, "-O", "jsonl", "--raw", stdin=b"a\n")
+    as_json = cli("prompt", "-m", broken, "--show-prompt", 1, "-O", "jsonl", "--raw", stdin=b"a\n")
     assert as_json.out == '{"text":"a","answer_prompt":"a","answer_tokens":2}\n'
-    assert models.models == []
+    assert cli("prompt", "-m", broken, stdin=b"a\n").code == 76
 
 
-@pytest.mark.usefixtures("models")
 def test_accuracy_is_reported(cli: Cli, bundle: Path) -> None:
     Path("in.tsv").write_text("text\tlabel\ngood\tGood\nx\tgood\ny\tbad\n")
-    options = ["--choices", "good,bad", "--gold", "label", "--summary", "summary.json", "-O", "text"]
+    options = ["--choices", "GOOD,BAD", "--gold", "label", "--summary", "summary.json", "-O", "text"]
     ended = cli("prompt", "-m", bundle, *options, "in.tsv")
     assert (ended.code, ended.err) == (
         0,
@@ -152,7 +185,6 @@ def test_accuracy_is_reported(cli: Cli, bundle: Path) -> None:
     assert (quiet.out, quiet.err) == (ended.out, "")
 
 
-@pytest.mark.usefixtures("models")
 def test_the_summary_is_written_if_records_failed(cli: Cli, bundle: Path) -> None:
     given = b'{"text": "a", "right": "a"}\n{"text": "b"}\n'
     options = ["-I", "jsonl", "--gold", "right", "--summary", "summary.json"]
@@ -163,7 +195,6 @@ def test_the_summary_is_written_if_records_failed(cli: Cli, bundle: Path) -> Non
     assert (summary["failed"], summary["gold"]["accuracy"]) == (1, 1.0)
 
 
-@pytest.mark.usefixtures("models")
 @pytest.mark.parametrize("suffix", ["", "_flags", "_dropped", "_votes", "_trace"])
 def test_no_field_comes_twice(cli: Cli, bundle: Path, suffix: str) -> None:
     given = json.dumps({"text": "a", f"answer{suffix}": 1}).encode()
@@ -172,14 +203,13 @@ def test_no_field_comes_twice(cli: Cli, bundle: Path, suffix: str) -> None:
     assert json.loads(ended.out)["error"]["code"] == "field_exists"
 
 
-def test_samples_are_the_same_every_time(cli: Cli, bundle: Path, models: ToyLoader) -> None:
-    options = ["--samples", "5", "--temperature", "0.9", "--seed", "1", "-O", "jsonl"]
-    first, second = (cli("prompt", "-m", bundle, *options, stdin=b"a ?\n") for _ in range(2))
-    assert first == second
-    config = models.models[0].config
-    assert config is not None
-    assert (config.do_sample, config.temperature, config.seed) == (True, 0.9, 1)
-    assert sum(json.loads(first.out)["answer_votes"].values()) == 5
+def test_samples_are_the_same_every_time(cli: Cli, bundle: Path) -> None:
+    options = ["--samples", "5", "--temperature", "9", "--max-new-tokens", "4", "-O", "jsonl", "--seed"]
+    first, again, other = (
+        cli("prompt", "-m", bundle, *options, seed, stdin=b"what?\n").out for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert sum(json.loads(first)["answer_votes"].values()) == 5
 
 
 @pytest.mark.parametrize(
@@ -216,27 +246,23 @@ def test_samples_are_the_same_every_time(cli: Cli, bundle: Path, models: ToyLoad
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_use(
-    cli: Cli, bundle: Path, models: ToyLoader, moods: Path, options: list[str], message: str
-) -> None:
+def test_wrong_use(cli: Cli, broken: Path, moods: Path, options: list[str], message: str) -> None:
+    """It is found before a model is loaded."""
     assert moods.exists()
-    ended = cli("prompt", "-m", bundle, *options, stdin=b"a\n")
+    ended = cli("prompt", "-m", broken, *options, stdin=b"a\n")
     assert (ended.code, ended.out, ended.err.splitlines()[0]) == (2, "", f"lmcli: {message}")
-    assert models.models == []
 
 
-def test_columns_are_checked_before_a_model_is_loaded(cli: Cli, bundle: Path, models: ToyLoader) -> None:
-    Path("in.csv").write_text("q,a\n1,2\n")
-    ended = cli("prompt", "-m", bundle, "--template", "{q} {b}", "in.csv")
+def test_columns_are_checked_before_a_model_is_loaded(cli: Cli, bundle: Path, broken: Path) -> None:
+    Path("in.csv").write_text("q,a\nx,y\n")
+    ended = cli("prompt", "-m", broken, "--template", "{q} {b}", "in.csv")
     assert (ended.code, ended.err.splitlines()[0]) == (
         2,
         "lmcli: no field 'b' in the input; there are 'text', 'q', 'a'",
     )
-    assert models.models == []
-    assert cli("prompt", "-m", bundle, "--template", "{q} {a}", "in.csv").out.endswith("1,2,1 2,\n")
+    assert cli("prompt", "-m", bundle, "--template", "{q} {a}", "in.csv").out.endswith("x,y,X Y,\n")
 
 
-@pytest.mark.usefixtures("models")
 def test_missing_fields_fail_their_record(cli: Cli, bundle: Path) -> None:
     given = b"q\ta\nx\ty\n"
     ended = cli("prompt", "-m", bundle, "-I", "tsv", "--template", "{q} {b}", stdin=given)
@@ -244,34 +270,31 @@ def test_missing_fields_fail_their_record(cli: Cli, bundle: Path) -> None:
     assert "no field 'b'; there are 'text', 'q', 'a'" in ended.err
 
 
-def test_a_summary_that_cannot_be_written(cli: Cli, bundle: Path, models: ToyLoader) -> None:
-    ended = cli("prompt", "-m", bundle, "--summary", "none/summary.json", stdin=b"a\n")
+def test_a_summary_that_cannot_be_written(cli: Cli, broken: Path) -> None:
+    ended = cli("prompt", "-m", broken, "--summary", "none/summary.json", stdin=b"a\n")
     assert (ended.code, ended.err) == (
         73,
         "lmcli: cannot create none/summary.json: there is no such directory\n",
     )
-    assert models.models == []
 
 
-def test_a_chat_template_without_a_system_role(cli: Cli, tmp_path: Path, models: ToyLoader) -> None:
+def test_a_chat_template_without_a_system_role(cli: Cli, tmp_path: Path) -> None:
     source = "{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}"
-    path = toy.write_bundle(tmp_path / "gemma", chat_template=source + toy.CHATML)
+    path = tiny_causal.write_causal(tmp_path / "gemma", chat_template=source + tiny_causal.CHATML)
     ended = cli("prompt", "-m", path, "--system", "Be kind.", stdin=b"a\n")
     assert ended == Ended(
         2,
         "",
         "lmcli: gemma: the chat template refuses it: No system\n       --raw leaves the chat template out\n",
     )
-    assert models.models == []
-    assert cli("prompt", "-m", path, "--system", "Be kind.", "--raw", stdin=b"a\n").code == 0
+    assert cli("prompt", "-m", path, "--system", "Be kind.", "--raw", stdin=b"y\n").out == "z\n"
 
 
-@pytest.mark.usefixtures("models")
 def test_a_broken_chat_template(cli: Cli, tmp_path: Path) -> None:
-    path = toy.write_bundle(tmp_path / "broken", chat_template="{% if %}")
+    path = tiny_causal.write_causal(tmp_path / "broken", chat_template="{% if %}")
     ended = cli("prompt", "-m", path, stdin=b"a\n")
     assert (ended.code, "not a chat template: syntax error" in ended.err) == (76, True)
-    assert cli("prompt", "-m", path, "--raw", stdin=b"a\n").out == "A\n"
+    assert cli("prompt", "-m", path, "--raw", stdin=b"y\n").out == "z\n"
 
 
 def test_a_bundle_for_another_command(cli: Cli, bundle: Path, tmp_path: Path) -> None:
@@ -281,34 +304,39 @@ def test_a_bundle_for_another_command(cli: Cli, bundle: Path, tmp_path: Path) ->
     assert read_bundle(bundle).manifest.task == "text-generation"
 
 
-def test_similar_examples(cli: Cli, bundle: Path, models: ToyLoader, tmp_path: Path) -> None:
+def test_similar_examples(cli: Cli, bundle: Path, tmp_path: Path) -> None:
     embedder = tiny_embedder.write_embedder(tmp_path / "words")
     Path("animals.csv").write_text("text,label\na cat,pet\na stock,thing\na dog,pet\n")
     options = ["--examples", "animals.csv", "--select", "similar", "-k", 2, "--embedder", embedder]
-    assert cli("prompt", "-m", bundle, *options, stdin=b"the stock\nmy cat\n").code == 0
-    seen = models.models[0].seen
+    assert cli("prompt", "-m", bundle, *options, stdin=b"my cat\n").out == "MY CAT\n"
+    shown = cli("prompt", "-m", bundle, *options, "--show-prompt", 2, stdin=b"the stock\nmy cat\n").out
+    seen = shown.split("===")[1:]
     shots = [[word for word in ("cat", "stock", "dog") if f"a {word}<" in prompt] for prompt in seen]
     assert shots == [["stock", "dog"], ["cat", "dog"]]
     assert seen[1].index("a dog<") < seen[1].index("a cat<")  # the nearest is the last
 
 
-def test_an_embedder_must_be_one(cli: Cli, bundle: Path, models: ToyLoader, moods: Path) -> None:
+def test_an_embedder_must_be_one(cli: Cli, bundle: Path, moods: Path) -> None:
     options = ["--examples", moods, "--select", "similar", "--embedder", bundle]
     ended = cli("prompt", "-m", bundle, *options, stdin=b"x\n")
-    assert (ended.code, "not for feature-extraction" in ended.err, models.models) == (76, True, [])
+    assert (ended.code, "not for feature-extraction" in ended.err) == (76, True)
 
 
-def test_answers_come_token_by_token_on_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, bundle: Path, models: ToyLoader
-) -> None:
-    """What a person sees in the end is what a pipe gets."""
+def test_answers_come_token_by_token_on_a_terminal(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     terminal = Screen()
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setattr("sys.stdin", Stdin(b"say \x1b it\n"))
     assert app.run(["prompt", "-m", str(bundle), "-q"]) == 0
-    assert len(models.models) == 1
     assert terminal.buffer.getvalue() == b"SAY \\x1b IT\n"
     assert terminal.num_writes > 3
+
+
+def test_a_terminal_shows_in_the_end_what_a_pipe_gets(bundle: Path) -> None:
+    Path("in.txt").write_text("one é\n\ntwo ^\n")
+    argv = ["prompt", "-m", bundle, "-q", "--max-new-tokens", 8, "in.txt"]
+    piped, shown = run(*argv), on_terminal(argv, "stdout", env=os.environ | {"TERM": "xterm"})
+    assert piped == Ended(0, "ONE é\n\nTWO  la la la la\n", "")
+    assert shown == Ended(0, piped.out.replace("\n", "\r\n"), "")
 
 
 class Screen(io.TextIOWrapper):

@@ -12,7 +12,7 @@ from lmcli.bundle.manifest import CHAT_TEMPLATE_NAME
 from lmcli.bundle.store import read_bundle
 from lmcli.errors import BundleError
 from lmcli.prompting.chat import ChatError, ChatTemplate, Message, read_chat_template
-from tests.prompting import toy
+from tests import tiny_causal
 from tests.tiny import write_manifest
 
 SMOLLM2 = (
@@ -237,15 +237,20 @@ def test_a_template_cannot_change_what_it_is_given() -> None:
 
 
 def test_the_template_of_a_bundle(tmp_path: Path) -> None:
-    path = toy.write_bundle(tmp_path / "toy", chat_template="{{ bos_token }}{{ messages[0].content }}")
+    path = tiny_causal.write_causal(
+        tmp_path / "toy", chat_template="{{ bos_token }}{{ messages[0].content }}"
+    )
     template = read_chat_template(read_bundle(path))
     assert template is not None
     assert template.render([Message("user", "é")]) == "<s>é"
-    assert read_chat_template(read_bundle(toy.write_bundle(tmp_path / "raw", chat_template=None))) is None
+    assert (
+        read_chat_template(read_bundle(tiny_causal.write_causal(tmp_path / "raw", chat_template=None)))
+        is None
+    )
 
 
 def test_a_template_in_another_encoding(tmp_path: Path) -> None:
-    path = toy.write_bundle(tmp_path / "toy")
+    path = tiny_causal.write_causal(tmp_path / "toy")
     manifest = read_bundle(path).manifest
     (path / CHAT_TEMPLATE_NAME).write_bytes(b"\xff")
     write_manifest(path, manifest)

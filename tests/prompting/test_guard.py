@@ -16,6 +16,7 @@ from lmcli.prompting.chat import ChatTemplate
 from lmcli.prompting.dialogue import Dialogue, Frame, Prompt, Turn
 from lmcli.prompting.guard import Guard, free_character
 from lmcli.prompting.template import Template
+from tests import tiny_causal
 from tests.prompting import toy
 
 PIECES = st.sampled_from(
@@ -78,7 +79,7 @@ def test_data_never_becomes_a_control_token(
     tokenizer: Tokenizer, system: str, question: str, shot: str, answer: str
 ) -> None:
     chat = ChatTemplate(
-        toy.CHATML.replace("message['content']", "message['content'] | trim"), {}, where="toy"
+        tiny_causal.CHATML.replace("message['content']", "message['content'] | trim"), {}, where="toy"
     )
     shots = (Turn(TEXT, {"text": shot}, answer),)
     prompt = only(
@@ -93,7 +94,8 @@ def test_data_never_becomes_a_control_token(
     ]
     assert (
         prompt.guarded.text
-        == "".join(f"{toy.BEGIN}{part}{toy.END}\n" for part in parts) + f"{toy.BEGIN}assistant\n"
+        == "".join(f"{tiny_causal.BEGIN}{part}{tiny_causal.END}\n" for part in parts)
+        + f"{tiny_causal.BEGIN}assistant\n"
     )
 
 

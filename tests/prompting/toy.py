@@ -5,8 +5,7 @@ It speaks ChatML. What it is asked is the text of the last turn, or of a whole r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +13,14 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from lmcli.bundle.manifest import CHAT_TEMPLATE_NAME, CausalFacts, Manifest
-from lmcli.bundle.store import Bundle
-from lmcli.engine.devices import Device
+from lmcli.bundle.manifest import CausalFacts, Manifest
 from lmcli.engine.generation import GenerationConfig
 from lmcli.engine.search import Hypothesis, Source
 from lmcli.engine.tokenizer import Ints, Tokenizer
 from lmcli.prompting.model import Listen
-from tests.tiny import write_manifest
+from tests.tiny_causal import BEGIN, END, START
 
-BEGIN, END, START, UNKNOWN = "<|im_start|>", "<|im_end|>", "<s>", "<unk>"
-SPECIAL = (BEGIN, END, START, UNKNOWN)
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
-    "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+SPECIAL = (BEGIN, END, START, "<unk>")
 CONTEXT = 512
 
 Speech = Callable[[str], str]
@@ -59,9 +51,9 @@ def load_tokenizer(folder: Path, *, context_length: int = CONTEXT) -> Tokenizer:
     return Tokenizer(folder / "tokenizer.json", context_length=context_length)
 
 
-def manifest(*, context_length: int = CONTEXT, name: str = "toy") -> Manifest:
+def manifest(*, context_length: int = CONTEXT) -> Manifest:
     return Manifest(
-        name=name,
+        name="toy",
         task="text-generation",
         model_type="llama",
         tier="fast",
@@ -75,20 +67,8 @@ def manifest(*, context_length: int = CONTEXT, name: str = "toy") -> Manifest:
             before=(SPECIAL.index(START),),
             special_tokens={"bos_token": START, "eos_token": END},
         ),
-        source={"kind": "directory", "model": name, "revision": None, "license": None, "tools": {}},
+        source={"kind": "directory", "model": "toy", "revision": None, "license": None, "tools": {}},
     )
-
-
-def write_bundle(path: Path, *, chat_template: str | None = CHATML, context_length: int = CONTEXT) -> Path:
-    """A bundle whose graph is none: the loader of the test takes its place."""
-    path.mkdir(parents=True)
-    tokenizer().save(str(path / "tokenizer.json"))
-    (path / "model.onnx").write_bytes(b"none")
-    (path / "README.md").write_text(f"# {path.name}\n")
-    if chat_template is not None:
-        (path / CHAT_TEMPLATE_NAME).write_text(chat_template)
-    write_manifest(path, manifest(context_length=context_length, name=path.name))
-    return path
 
 
 class Toy:
@@ -158,24 +138,3 @@ def asked(prompt: str) -> str:
     if BEGIN not in prompt:
         return prompt.removeprefix(START)
     return prompt.split(f"{BEGIN}user\n")[-1].partition(END)[0]
-
-
-class ToyLoader:
-    """Takes the place of `load_causal`."""
-
-    def __init__(self, speech: Speech = shout, taste: Taste = lambda _, choice: -len(choice)) -> None:
-        self._speech = speech
-        self._taste = taste
-        self.models: list[Toy] = []
-
-    @contextmanager
-    def __call__(self, bundle: Bundle, _device: Device, **_settings: object) -> Iterator[Toy]:
-        context_length = bundle.manifest.context_length
-        self.models.append(
-            Toy(
-                Tokenizer(bundle.file("tokenizer.json"), context_length=context_length),
-                self._speech,
-                self._taste,
-            )
-        )
-        yield self.models[-1]

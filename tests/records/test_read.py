@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmcli.errors import DataError, LmcliError, NoInputError, UsageError
-from lmcli.records.read import InputFormat, ReadOptions, RecordReader, resolve_format
+from lmcli.records.read import InputFormat, ReadOptions, RecordReader, column_names, resolve_format
 from lmcli.records.record import Failure, Record
 from lmcli.records.tables import Header
 from lmcli.records.zstd import ZstdFile
@@ -88,6 +88,56 @@ def test_a_table() -> None:
         Record("w", "a.csv", 8, raw=b"5,w"),
     ]
     assert reader.header == Header(b"id,text", ("id", "text"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "values"),
+    [
+        ("a.txt", b"one\n", [{}]),
+        ("a.jsonl", b'{"text":"a","n":[1.50]}\n\n', [{"text": "a", "n": [1.5]}, {}]),
+        ("a.csv", b'text,n\n"a\nb",1\n', [{"text": "a\nb", "n": "1"}]),
+        ("a.tsv", b"text\tn\n\ta,b\n", [{"text": "", "n": "a,b"}]),
+    ],
+    ids=["text", "objects", "CSV", "TSV"],
+)
+def test_the_values_of_a_record(name: str, content: bytes, values: list[dict[str, object]]) -> None:
+    Path(name).write_bytes(content)
+    assert [record.values() for record in RecordReader([name])] == values
+
+
+def test_what_failed_has_no_values() -> None:
+    records = list(RecordReader(put(a_csv=b"text,n\na\n", b_csv=b"text,n\nb,1,2\n")))
+    assert all(record.failure is not None for record in records)
+    assert [record.values() for record in records] == [{}, {}]
+
+
+def test_without_a_field_records_have_values_only() -> None:
+    objects = RecordReader(put(a_jsonl=b'{"q":"a"}\n'), ReadOptions(field=None))
+    assert [(record.text, record.values()) for record in objects] == [("", {"q": "a"})]
+    rows = RecordReader(put(a_csv=b"q\na\n"), ReadOptions(field=None))
+    assert [(record.text, record.values()) for record in rows] == [("", {"q": "a"})]
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [(b"q,a b\n1,2\n", ("q", "a b")), (b"\xef\xbb\xbfq\n", ("q",)), (b"", None), (b"q,\xff\n", None)],
+    ids=["columns", "byte order mark", "empty", "unusable"],
+)
+def test_the_columns_of_a_table(content: bytes, names: tuple[str, ...] | None) -> None:
+    Path("a.csv").write_bytes(content)
+    Path("a.csv.gz").write_bytes(gzip.compress(content))
+    assert column_names("a.csv", "csv") == column_names("a.csv.gz", "csv") == names
+
+
+def test_columns_in_another_encoding() -> None:
+    [name] = put(a_tsv="a\té\n".encode("latin-1"))
+    assert column_names(name, "tsv", "latin-1") == ("a", "é")
+
+
+def test_what_can_be_read_only_once_tells_no_columns() -> None:
+    os.mkfifo("a.csv")
+    assert column_names("-", "csv") is None
+    assert column_names("a.csv", "csv") is None
 
 
 def test_a_blank_line_of_one_column_is_an_empty_cell() -> None:

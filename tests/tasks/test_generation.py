@@ -101,8 +101,8 @@ def test_options_that_exclude_each_other(options: dict[str, Any], message: str, 
     [
         ({"min_new_tokens": 20, "max_new_tokens": 10}, "at least 20 new tokens, but at most 10"),
         ({"min_new_tokens": 101}, "at least 101 new tokens, but at most 100"),
-        ({"sample": True, "temperature": 0.0}, "temperature is 0.0"),
-        ({"sample": True, "top_p": 0.0}, "top_p is 0.0"),
+        ({"sample": True, "temperature": 0.0}, "--temperature is 0.0"),
+        ({"sample": True, "top_p": 0.0}, "--top-p is 0.0"),
     ],
     ids=str,
 )

@@ -20,6 +20,7 @@ from lmcli.tasks.generation import GenerationOptions
 from lmcli.tasks.prompt import Prompt
 from lmcli.tasks.prompt_options import PromptOptions, check_takes_examples, plan
 from lmcli.tasks.prompt_show import ShowPrompts
+from tests import tiny_causal
 from tests.prompting import toy
 from tests.prompting.toy import Toy
 
@@ -38,7 +39,7 @@ def small(model: Model, folder: Path, context_length: int) -> Toy:
 
 def make(toy_model: Toy, *, raw: bool = False, system: str | None = None, **settings: Any) -> Prompt:
     shots, show = settings.pop("shots", None), settings.pop("show", None)
-    chat = None if raw else ChatTemplate(toy.CHATML, {}, where="toy")
+    chat = None if raw else ChatTemplate(tiny_causal.CHATML, {}, where="toy")
     frame = Frame(toy_model.tokenizer, chat, before=(2,), system=system)
     manifest = toy.manifest(context_length=toy_model.context_length)
     return Prompt(manifest, toy_model, frame, PromptOptions(**settings), shots=shots, show=show)
@@ -356,9 +357,11 @@ def test_parts_are_answered_one_after_another(model: Model, tmp_path: Path) -> N
     }
     assert simple["answer_trace"] == [{"output": "nothing"}, {"subquestion": "all", "output": "=6"}]
     assert toy_model.asked == [2, 2, 1, 1]  # step by step, all texts together
-    turns = [text for turn in toy_model.seen[-1].split(toy.BEGIN) if (text := turn.partition("\n")[2])]
+    turns = [
+        text for turn in toy_model.seen[-1].split(tiny_causal.BEGIN) if (text := turn.partition("\n")[2])
+    ]
     said = ["x and y: x", "=1", "then all", "=2", "ab and c and ab: ab", "=19", "then c", "=6", "then all"]
-    assert turns == [f"{text}{toy.END}\n" for text in said]
+    assert turns == [f"{text}{tiny_causal.END}\n" for text in said]
 
 
 def test_a_part_without_an_answer(model: Model, tmp_path: Path) -> None:
@@ -467,7 +470,7 @@ def test_prompts_are_shown_without_a_model(tmp_path: Path) -> None:
 def test_shown_prompts_are_those_of_the_run(model: Model, tmp_path: Path) -> None:
     toy_model = model()
     shots = few(("q", "a"))
-    chat = ChatTemplate(toy.CHATML, {}, where="toy")
+    chat = ChatTemplate(tiny_causal.CHATML, {}, where="toy")
     for settings in ({"choices": ("a", "b")}, {}, {"strategy": stepwise(tmp_path)}):
         toy_model.seen.clear()
         options = PromptOptions(**settings)
