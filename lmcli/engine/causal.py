@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from lmcli.engine.cache import CHOICE
 from lmcli.engine.generation import GenerationConfig
+from lmcli.engine.growing import GrowingRows, begin_together
 from lmcli.engine.prefixes import PrefixStore, common_length
 from lmcli.engine.rows import RowCache
 from lmcli.engine.run import Run, Slots
@@ -33,11 +34,12 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Listener = Callable[[int, int], None]
 """Hears of each new token as it comes: the number of the source, the token's id."""
+Rows = RowCache | GrowingRows
 
 # More rows than these make a step longer, but hardly more tokens a second.
-_ROWS = 32
+_ROWS, _ROWS_CUDA = 32, 256
 # What the keys and values of all threads' rows may take.
-_CACHE_BYTES = 256 * 2**20
+_CACHE_BYTES, _CACHE_BYTES_CUDA = 256 * 2**20, 2 * 2**30
 # Rows have room for a multiple of these tokens, so that they rarely need to be made anew.
 _CAPACITY_STEP = 64
 
@@ -46,11 +48,14 @@ _CAPACITY_STEP = 64
 class _Work:
     """Prompts to be continued, and what is needed for it."""
 
-    numbers: deque[int]
+    batches: deque[list[int]]
+    """The numbers of those that begin together."""
     sources: Sequence[Source]
     config: GenerationConfig
     outputs: list[list[Hypothesis]]
     listen: Listener | None
+    num_slots: int
+    """How many there may be in one run."""
     capacity: int
     """The most tokens of a prompt and its output."""
 
@@ -76,11 +81,15 @@ class Causal:
         self._threads = threads
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="causal")
         self._stopping = Event()
-        self._all_caches = [RowCache(model, num_rows=1, capacity=_CAPACITY_STEP) for _ in range(threads)]
-        self._caches: SimpleQueue[RowCache] = SimpleQueue()
+        self._is_in_place = "past_length" in model.inputs
+        self._all_caches: list[Rows] = [
+            RowCache(model, num_rows=1, capacity=_CAPACITY_STEP) if self._is_in_place else GrowingRows(model)
+            for _ in range(threads)
+        ]
+        self._caches: SimpleQueue[Rows] = SimpleQueue()
         for cache in self._all_caches:
             self._caches.put(cache)
-        self._prefixes = prefixes
+        self._prefixes = prefixes if self._is_in_place else None
         self._common: Ints | None = None
         """What all prompts so far begin with."""
 
@@ -109,10 +118,12 @@ class Causal:
         """
         sources, config, num_each = by_sample(sources, config, self._vocab_size)
         job = Job(len(sources), num_each)
-        needed = max((len(source.input_ids) + source.max_new_tokens for source in sources), default=0)
+        needed = max((len(source.input_ids) + source.max_new_tokens for source in sources), default=1)
         assert needed <= self.context_length, "the caller sees to it that prompts fit"
-        order = self._begin([source.input_ids for source in sources])
-        work = _Work(deque(order), sources, config, job.outputs, listen, needed)
+        share = -(-len(sources) // self._threads)
+        num_slots = min(self._num_slots(needed, config.num_beams), share)
+        batches = self._batches([source.input_ids for source in sources], num_slots)
+        work = _Work(batches, sources, config, job.outputs, listen, num_slots, needed)
         for _ in range(min(self._threads, len(sources))):
             job.runs.append(self._workers.submit(self._continue, work))
         return job
@@ -156,6 +167,12 @@ class Causal:
         with self._cache(1, len(tokens)) as cache:
             return cache.logits(tokens, self._vocab_size)
 
+    def _batches(self, prompts: Sequence[Ints], num_slots: int) -> deque[list[int]]:
+        """The numbers of prompts in the order that they are to be read in, those together that must be."""
+        if self._is_in_place:
+            return deque([number] for number in self._begin(prompts))
+        return deque(begin_together(list(map(len, prompts)), num_slots, on_cuda=self._model.on_cuda))
+
     def _begin(self, prompts: Sequence[Ints]) -> list[int]:
         """Make ready what the prompts begin with; their numbers in the order that they are to be read in."""
         order = _in_order(prompts)
@@ -164,6 +181,7 @@ class Causal:
             if self._common is None and (found := self._prefixes.find(first)) is not None:
                 for _ in range(self._threads):
                     with self._cache(1, len(found.tokens)) as cache:
+                        assert isinstance(cache, RowCache)
                         cache.restore(found)
             common = first[: common_length(first, last)]
             self._common = common if self._common is None else common[: common_length(common, self._common)]
@@ -171,17 +189,18 @@ class Causal:
 
     def _save_prefix(self) -> None:
         if self._prefixes is not None and self._common is not None:
-            held = (cache.held(self._common) for cache in self._all_caches)
+            caches = (cache for cache in self._all_caches if isinstance(cache, RowCache))
+            held = (cache.held(self._common) for cache in caches)
             if prefix := next(filter(None, held), None):
                 self._prefixes.save(prefix)
 
     @contextmanager
-    def _cache(self, num_rows: int, capacity: int) -> Iterator[RowCache]:
+    def _cache(self, num_rows: int, capacity: int) -> Iterator[Rows]:
         """The rows of one thread, made larger if need be. Raises UnavailableError without memory."""
         cache = self._caches.get()
         place = self._all_caches.index(cache)
         try:
-            if num_rows > cache.shape[0] or capacity > cache.shape[1]:
+            if isinstance(cache, RowCache) and (num_rows > cache.shape[0] or capacity > cache.shape[1]):
                 capacity = -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP
                 larger = RowCache(self._model, num_rows=num_rows, capacity=capacity)
                 larger.inherit(cache)
@@ -197,11 +216,9 @@ class Causal:
 
     def _continue(self, work: _Work) -> None:
         """What one thread does of the work."""
-        beams = work.config.num_beams
-        share = -(-len(work.sources) // self._threads)
-        num_slots = min(self._num_slots(work.capacity, beams), share)
+        num_slots, beams = work.num_slots, work.config.num_beams
         with self._cache(num_slots * beams, work.capacity) as cache:
-            while work.numbers and not self._stopping.is_set():
+            while work.batches and not self._stopping.is_set():
                 cache.begin(num_slots, beams)
                 run = _Run(work, self._vocab_size, self._stopping, self.tokenizer)
                 run.decode(cache, make_search(work.config, num_slots, work.capacity))
@@ -212,8 +229,8 @@ class Causal:
         for name, shape in self._model.input_shapes.items():
             if name.startswith("past."):
                 num_bytes += 4 * int(shape[1]) * capacity * int(shape[3])
-        budget = _CACHE_BYTES // self._threads
-        return max(1, min(_ROWS, budget // num_bytes) // num_beams)
+        rows, budget = (_ROWS_CUDA, _CACHE_BYTES_CUDA) if self._model.on_cuda else (_ROWS, _CACHE_BYTES)
+        return max(1, min(rows, budget // self._threads // num_bytes) // num_beams)
 
 
 class Scoring:
@@ -230,7 +247,7 @@ class Scoring:
         return self._scores
 
 
-class _Run(Run[RowCache]):
+class _Run(Run[Rows]):
     """What one thread does of the work."""
 
     def __init__(self, work: _Work, vocab_size: int, stopping: Event, tokenizer: Tokenizer) -> None:
@@ -238,17 +255,21 @@ class _Run(Run[RowCache]):
         self._work = work
         self._tokenizer = tokenizer
 
-    def fill(self, slots: Slots, cache: RowCache, search: Search) -> None:
+    def fill(self, slots: Slots, cache: Rows, search: Search) -> None:
         """See Run. The last token of a prompt is left to the first step."""
-        for slot in (slot for slot, number in enumerate(slots) if number is None):
+        free = deque(slot for slot, number in enumerate(slots) if number is None)
+        while free:
             try:
-                number = self._work.numbers.popleft()
+                batch = self._work.batches.popleft()
             except IndexError:
                 return
-            source = self._work.sources[number]
-            cache.prefill(slot, source.input_ids[:-1])
-            search.admit([slot], [source], [source.input_ids])
-            slots[slot] = number
+            for number in batch:
+                slot, source = free.popleft(), self._work.sources[number]
+                cache.prefill(slot, source.input_ids[:-1])
+                search.admit([slot], [source], [source.input_ids])
+                slots[slot] = number
+            if not cache.refills:
+                return
 
     def watch(self, slots: Slots, search: Search) -> None:
         """Tell of new tokens, and end what a stop string ends."""
@@ -285,5 +306,5 @@ def _in_order(rows: Sequence[Ints]) -> list[int]:
 
 def _check_graph(model: Session) -> None:
     missing = [name for name in (*CHOICE, "scored") if name not in model.outputs]
-    if missing or "past_length" not in model.inputs:
+    if missing or not {"past_length", "parents"} & set(model.inputs):
         raise BundleError("the graph is no causal language model", hint=REBUILD)

@@ -119,12 +119,12 @@ class RowCache:
         """What the model thinks may follow each token, computed anew: (tokens, vocabulary)."""
         binding = self._bind_row(0)
         _bind_tokens(binding, tokens, 0)
-        wanted = np.arange(len(tokens))
-        choice, _ = _bind_outputs(binding, wanted, np.zeros((len(tokens), 0), np.int64), k=vocab_size)
+        # Log-probabilities of all tokens come in their order, and need not be sorted as the best ones.
+        every = np.broadcast_to(np.arange(vocab_size), (len(tokens), vocab_size))
+        choice, scored = _bind_outputs(binding, np.arange(len(tokens)), every, k=1)
         binding.run()
         self._hold(0, tokens)
-        logits = np.empty_like(choice.top_logits)
-        np.put_along_axis(logits, choice.top_ids, choice.top_logits, axis=1)
+        logits: Floats = scored + choice.log_normalizer
         return logits
 
     def step(self, tokens: Ints, lengths: Ints, num_candidates: int) -> Choice:

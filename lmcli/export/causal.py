@@ -1,4 +1,7 @@
-"""The fast graph of a causal language model of the Llama family, straight from its weights: no torch.
+"""The fast graph of a causal language model, straight from its weights: no torch.
+
+All parts have the names that Llama has for them; export/causal_names.py gives them to GPT-2 and others. Which
+of the parts there are decides what is computed: norms with a bias, tables of positions, gates.
 
 One graph makes every step, that of a whole prompt and that of one more token for many rows:
 
@@ -9,7 +12,8 @@ One graph makes every step, that of a whole prompt and that of one more token fo
   vocabulary leaves the graph.
 
 For CUDA, where rows cannot be moved by numpy, the graph takes the cache by the row that each row continues
-(`parents`) and returns a new one; all rows are of equal length.
+(`parents`) and returns a new one, longer by what it has read; all rows are of equal length. There,
+GroupQueryAttention takes several tokens of several rows only at the beginning.
 """
 
 from __future__ import annotations
@@ -27,11 +31,13 @@ from onnx import TensorProto
 from lmcli.errors import ExportError
 from lmcli.export.graph import MICROSOFT, Tensor
 from lmcli.export.layers import ACTIVATIONS, Layers, Weights
+from lmcli.export.quantize import POSITIONS
 from lmcli.export.seq2seq import CHOICE, choose
 
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
 
-FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma"})
+LLAMAS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma"})
+FAMILY = LLAMAS | {"gpt2", "gpt_neox", "opt"}
 """The model types that have a fast graph."""
 SCORED: Mapping[str, Tensor] = {"scored": (FLOAT, ("outputs", "scored"))}
 
@@ -48,7 +54,7 @@ class CausalShape:
     activation: str
     max_positions: int
     frequencies: tuple[float, ...]
-    """Of the rotation of positions, in radians per token: (head size / 2,)."""
+    """Of the rotation of positions, in radians per token, for pairs of a head's first channels."""
     rotates: tuple[bool, ...]
     """Which layers know positions at all."""
     window: int | None
@@ -56,6 +62,8 @@ class CausalShape:
     embedding_scale: float = 1.0
     norm_offset: float = 0.0
     """What the weights of norms lack: Gemma's are stored less 1."""
+    is_parallel: bool = False
+    """Whether the feed-forward layer reads what the attention beside it reads."""
 
     @property
     def hidden_size(self) -> int:
@@ -72,11 +80,13 @@ def shape_of(config: Mapping[str, Any]) -> CausalShape | None:
     if model_type not in FAMILY:
         return None
     try:
-        shape = _shape(config)
+        shape = _shape(config) if model_type in LLAMAS else _own_shape(config)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ExportError(f"config.json makes no {model_type} model: {error!r}") from error
-    is_known = shape is not None and shape.activation in ACTIVATIONS and shape.head_size % 16 == 0
-    return shape if is_known else None
+    if shape is None or shape.activation not in ACTIVATIONS:
+        return None
+    # GroupQueryAttention rotates a multiple of 16 channels.
+    return shape if shape.head_size % 16 == len(shape.frequencies) % 8 == 0 else None
 
 
 def _shape(config: Mapping[str, Any]) -> CausalShape | None:
@@ -113,6 +123,53 @@ def _shape(config: Mapping[str, Any]) -> CausalShape | None:
         embedding_scale=math.sqrt(hidden_size) if is_gemma else 1.0,
         norm_offset=1.0 if is_gemma else 0.0,
     )
+
+
+def _own_shape(config: Mapping[str, Any]) -> CausalShape | None:
+    """Of a model that has little in common with Llama."""
+    is_gpt2, is_neox = config["model_type"] == "gpt2", config["model_type"] == "gpt_neox"
+    if any(config.get(name, usual) != usual for name, usual in _USUAL.items()):
+        return None
+    names = ("n_layer", "n_head", "n_embd") if is_gpt2 else _SIZES
+    num_layers, num_heads, hidden_size = (int(config[name]) for name in names)
+    if config.get("word_embed_proj_dim", hidden_size) != hidden_size:
+        return None
+    head_size = hidden_size // num_heads
+    theta = config.get("rope_theta") or config.get("rotary_emb_base")
+    num_rotated = int(head_size * config.get("rotary_pct", 0.25)) if is_neox else 0
+    frequencies = _frequencies({**config, "rope_theta": theta}, num_rotated)
+    if frequencies is None:
+        return None
+    default = "gelu" if is_neox else "gelu_new" if is_gpt2 else "relu"
+    activation = config.get("hidden_act") or config.get("activation_function") or default
+    return CausalShape(
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_size=head_size,
+        epsilon=float(config.get("layer_norm_epsilon") or config.get("layer_norm_eps") or 1e-5),
+        activation=str(activation),
+        max_positions=int(config.get("n_positions" if is_gpt2 else "max_position_embeddings") or _POSITIONS),
+        frequencies=tuple(frequencies.tolist()),
+        rotates=(is_neox,) * num_layers,
+        window=None,
+        is_parallel=is_neox and bool(config.get("use_parallel_residual", True)),
+    )
+
+
+_SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size")
+_POSITIONS = 1024
+_USUAL: Mapping[str, Any] = {
+    "add_cross_attention": False,
+    "attention_bias": True,
+    "do_layer_norm_before": True,
+    "enable_bias": True,
+    "layer_norm_elementwise_affine": True,
+    "reorder_and_upcast_attn": False,
+    "scale_attn_by_inverse_layer_idx": False,
+    "scale_attn_weights": True,
+}
+"""Settings of GPT-2, GPT-NeoX and OPT that have a fast graph."""
 
 
 def _frequencies(config: Mapping[str, Any], head_size: int) -> npt.NDArray[np.float64] | None:
@@ -159,7 +216,7 @@ class _Causal:
         self._shape = shape
         self._in_place = in_place
         tables = zip(("cosines", "sines"), rotations(shape, context_length), strict=True)
-        self._tables = [graph.constant(table, name) for name, table in tables]
+        self._tables = [graph.constant(table, name) for name, table in tables if any(shape.rotates)]
         self._rows, self._sequence = layers.size("input_ids", 0), layers.size("input_ids", 1)
 
     def build(self) -> onnx.ModelProto:
@@ -168,24 +225,38 @@ class _Causal:
         hidden = layers.embed(ids, "model.embed_tokens.weight")
         if shape.embedding_scale != 1:
             hidden = graph.op("Mul", hidden, graph.constant(np.array(shape.embedding_scale, np.float32)))
-        last = graph.op("Sub", self._sequence, graph.constant(1))
-        self._last = graph.op("Add", "past_length", graph.op("Cast", last, to=INT32))  # (rows,)
+        self._last, self._total = self._lengths()
+        if TABLE in layers.weights:
+            hidden = graph.op("Add", hidden, self._positions())
         for index in range(shape.num_layers):
-            prefix = f"model.layers.{index}."
-            x = self._norm(hidden, prefix + "input_layernorm")
-            hidden = graph.op("Add", hidden, self._attention(x, prefix + "self_attn.", index))
-            x = self._norm(hidden, prefix + "post_attention_layernorm")
-            hidden = graph.op("Add", hidden, self._feed_forward(x, prefix + "mlp."))
+            hidden = self._layer(hidden, f"model.layers.{index}.", index)
         hidden = self._norm(graph.op("Gather", hidden, "wanted"), "model.norm")
         choose(graph, layers.linear(hidden, head_of(layers.weights)))
         graph.op("GatherElements", "choice_log_probabilities", "scored_ids", axis=-1, output="scored")
         return graph.model(inputs=self._inputs(), outputs={**CHOICE, **SCORED, **self._cache("present")})
 
+    def _positions(self) -> str:
+        """What a table has for the position of each token."""
+        graph = self._graph
+        first = graph.op("Sub", graph.op("Cast", self._last, to=INT64), self._sequence)  # less 1, (rows,)
+        end = graph.op("Add", graph.op("Squeeze", self._sequence), graph.constant(1))
+        counts = graph.op("Range", graph.constant(1), end, graph.constant(1))
+        positions = graph.op("Add", graph.op("Unsqueeze", first, graph.constant([1])), counts)
+        table = graph.constant(self._layers.weights[TABLE], POSITIONS)
+        return graph.op("Gather", table, graph.op("Reshape", positions, graph.constant([-1])))
+
+    def _layer(self, hidden: str, prefix: str, index: int) -> str:
+        graph = self._graph
+        x = self._norm(hidden, prefix + "input_layernorm")
+        attended = graph.op("Add", hidden, self._attention(x, prefix + "self_attn.", index))
+        x = self._norm(hidden if self._shape.is_parallel else attended, prefix + "post_attention_layernorm")
+        return graph.op("Add", attended, self._feed_forward(x, prefix + "mlp."))
+
     def _inputs(self) -> Mapping[str, Tensor]:
         place: Mapping[str, Tensor] = (
             {"past_length": (INT32, ("rows",)), "total_length": (INT32, ())}
             if self._in_place
-            else {"past_length": (INT32, ("rows",)), "parents": (INT64, ("rows",))}
+            else {"parents": (INT64, ("rows",))}
         )
         return {
             "input_ids": (INT64, ("rows", "sequence")),
@@ -198,13 +269,18 @@ class _Causal:
 
     def _cache(self, kind: str) -> dict[str, Tensor]:
         shape = self._shape
-        rows = "rows" if self._in_place or kind == "present" else "parents"
-        length = "capacity" if self._in_place else f"{kind}_length_"
+        rows = "rows" if self._in_place or kind == "present" else "past_rows"
+        length = "capacity" if self._in_place else f"{kind}_length"
         axes = (rows, shape.num_kv_heads, length, shape.head_size)
         return dict.fromkeys(cache_names(kind, shape.num_layers), (FLOAT, axes))
 
     def _norm(self, x: str, name: str) -> str:
-        """Root mean square norm (Zhang and Sennrich 2019, arXiv:1910.07467) over the last axis."""
+        """LayerNormalization; without its bias the root mean square norm.
+
+        (Zhang and Sennrich 2019, arXiv:1910.07467)
+        """
+        if name + ".bias" in self._layers.weights:
+            return self._layers.norm(x, name, self._shape.epsilon)
         weight = self._layers.weights[name + ".weight"] + np.float32(self._shape.norm_offset)
         scale = self._graph.constant(weight, name)
         return self._graph.op(
@@ -222,7 +298,7 @@ class _Causal:
             *self._queries(x, prefix),
             *past,
             self._last,
-            self._total(),
+            self._total,
             *(self._tables if rotates else []),
             outputs=outputs,
             domain=MICROSOFT,
@@ -234,12 +310,14 @@ class _Causal:
         flat = graph.op("Reshape", attended, graph.constant([-1, shape.hidden_size]))
         return self._layers.linear(flat, prefix + "o_proj")
 
-    def _total(self) -> str:
-        """The positions that the cache has after the step, int32 ()."""
-        if self._in_place:
-            return "total_length"
-        largest = self._graph.op("ReduceMax", self._last, keepdims=0)
-        return self._graph.op("Add", largest, self._graph.constant(np.array(1, np.int32)))
+    def _lengths(self) -> tuple[str, str]:
+        """The last position of each row, (rows,), and how many the cache has after the step, (); int32."""
+        layers, graph = self._layers, self._graph
+        if not self._in_place:
+            past = layers.size(cache_names("past", 1)[0], 2)
+            return layers.row_lengths(self._rows, graph.op("Add", past, self._sequence))
+        new = graph.op("Cast", graph.op("Sub", self._sequence, graph.constant(1)), to=INT32)
+        return graph.op("Add", "past_length", new), "total_length"
 
     def _queries(self, x: str, prefix: str) -> list[str]:
         """Queries, keys and values by row: in one, or apart where each head has a norm for them."""
@@ -266,9 +344,18 @@ class _Causal:
 
     def _feed_forward(self, x: str, prefix: str) -> str:
         graph = self._graph
+        if prefix + "gate_proj.weight" not in self._layers.weights:
+            up = self._layers.linear(x, prefix + "up_proj")
+            return self._layers.linear(
+                self._layers.activate(up, self._shape.activation), prefix + "down_proj"
+            )
         gate, up = graph.split(self._layers.linear(x, prefix + "gate_proj", prefix + "up_proj"), 2)
         product = graph.op("Mul", self._layers.activate(gate, self._shape.activation), up)
         return self._layers.linear(product, prefix + "down_proj")
+
+
+TABLE = "model.embed_positions.weight"
+"""What is added to the embedding of a token at each position, in models that have such a table."""
 
 
 def head_of(weights: Weights) -> str:

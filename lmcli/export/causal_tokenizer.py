@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import tokenizers
 
-from lmcli.engine.tokenizer import is_refusal
+from lmcli.engine.tokenizer import Tokenizer, is_refusal
 from lmcli.errors import ExportError
 from lmcli.export.conversion import Conversion
 from lmcli.export.generation import GENERATION_NAME
 from lmcli.export.gguf_tokenizer import TokenFacts
 from lmcli.export.packages import require
 from lmcli.export.weights import read_json
+
+Ints = npt.NDArray[np.int64]
 
 _FILE = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
@@ -50,8 +54,28 @@ def _converted(conversion: Conversion) -> dict[str, Any]:
 
     folder = conversion.folder("tokenizer")
     source = load_source_tokenizer(conversion.checkpoint, conversion.config, folder)
+    source.clean_up_tokenization_spaces = False  # it would take spaces that a model has written
     write_tokenizer(source, folder / "written.json")
     return read_json(folder / "written.json", limit=_LIMIT)
+
+
+def prove_causal_tokenizer(conversion: Conversion, tokenizer: Tokenizer, rows: Sequence[Ints]) -> None:
+    """Compare the rows of the sample lines, and texts of token ids, with those of transformers' tokenizer.
+
+    Raises ExportError at the first difference.
+    """
+    from lmcli.export.tokenizer import load_source_tokenizer, prove_texts
+
+    source = load_source_tokenizer(conversion.checkpoint, conversion.config, conversion.folder("source"))
+    source.clean_up_tokenization_spaces = False
+    for line, row in zip(conversion.lines, rows, strict=True):
+        if source(line, split_special_tokens=True)["input_ids"] != row.tolist():
+            raise ExportError(
+                f"tokenizer.json differs from the source tokenizer on {line[:60]!r}", hint=_UNUSABLE
+            )
+    prove_texts(source, tokenizer, conversion.lines)
+    conversion.proof["tokenizer"]["different"] = 0
+    conversion.report(f"tokenizer: equal to the source on {len(rows)} lines")
 
 
 def _before(content: dict[str, Any], path: Path) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmcli.bundle.manifest import Task
 from lmcli.errors import ExportError
+from lmcli.export.causal import FAMILY
 from lmcli.export.encoder import FAMILIES
 from lmcli.export.files import CONFIG_NAME
 from lmcli.export.packages import TRACING, require
@@ -28,10 +29,8 @@ Config = dict[str, Any]
 
 LABEL_LIMIT = 100_000
 
-CAUSAL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text"})
-"""The causal architectures that are exported from their weights alone, without transformers."""
-# Whether transformers has them need not be asked.
-_KNOWN_TYPES = CAUSAL_TYPES | FAMILIES.keys()
+# They are exported from their weights alone: whether transformers has them need not be asked.
+_KNOWN_TYPES = FAMILY | FAMILIES.keys()
 
 _SUFFIXES: Mapping[str, Task] = {
     "ForSequenceClassification": "text-classification",

@@ -55,13 +55,18 @@ class Graph:
         return name
 
     def model(self, *, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> onnx.ModelProto:
-        """The finished model: inputs and outputs with element type and axes, by name or by size."""
+        """The finished model: inputs and outputs with element type and axes, by name or by size.
+
+        The constants go into it one by one, as there may not be memory for all of them twice.
+        """
         graph = helper.make_graph(
             self._nodes,
             "lmcli",
             [helper.make_tensor_value_info(name, kind, axes) for name, (kind, axes) in inputs.items()],
             [helper.make_tensor_value_info(name, kind, axes) for name, (kind, axes) in outputs.items()],
-            list(self._constants.values()),
         )
         opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="lmcli")
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="lmcli")
+        for name in list(self._constants):
+            model.graph.initializer.append(self._constants.pop(name))
+        return model

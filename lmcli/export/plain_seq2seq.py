@@ -9,22 +9,21 @@ makes the first step, too, with a past of no length.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from lmcli.errors import ExportError
-from lmcli.export.graph import OPSETS, Graph, Tensor
-from lmcli.export.plain import check_inputs, optimize, optimum_failures
-from lmcli.export.quantize import POSITIONS
+from lmcli.export.graph import OPSETS, Tensor
+from lmcli.export.plain import check_inputs, optimum_failures
 from lmcli.export.seq2seq import CHOICE, choose
+from lmcli.export.traced import Frame, axes_of, cache_tensor, optimized, same_settings
 
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+INT64 = TensorProto.INT64
 
 _TASK = "text2text-generation-with-past"
 _ENCODER, _FIRST, _NEXT = "encoder_model", "decoder_model", "decoder_with_past_model"
@@ -45,13 +44,13 @@ def build_plain_seq2seq(model: Any, *, scratch: Path) -> tuple[onnx.ModelProto, 
     """
     name = model.config.model_type
     multiple = _length_multiple(model.config)
-    with optimum_failures(name, _TASK), _same_settings(model):
+    with optimum_failures(name, _TASK), same_settings(model):
         _trace(model, scratch, sequence_length=2 * max(multiple, 8))
     traced = {part: _load(scratch, part, name) for part in (_ENCODER, _FIRST, _NEXT)}
     pad_id = model.config.pad_token_id or 0
     encoder = _encoder(traced[_ENCODER], _source_projections(traced[_FIRST], name), multiple, pad_id)
     decoder = _decoder(traced[_NEXT])
-    return _optimized(encoder, scratch, "encoder"), _optimized(decoder, scratch, "decoder")
+    return optimized(encoder, scratch, "encoder"), optimized(decoder, scratch, "decoder")
 
 
 def longest_source(config: Any) -> int | None:
@@ -74,18 +73,6 @@ def _length_multiple(config: Any) -> int:
     if config.encoder_attention_type == "local":
         return block
     return math.lcm(block, config.global_block_size)
-
-
-@contextmanager
-def _same_settings(model: Any) -> Iterator[None]:
-    """Take back what optimum writes into the model's configurations: T5 would not run any more."""
-    configs = [module.config for module in model.modules() if hasattr(module, "config")]
-    before = [(config, config.use_cache) for config in configs if hasattr(config, "use_cache")]
-    try:
-        yield
-    finally:
-        for config, use_cache in before:
-            config.use_cache = use_cache
 
 
 def _trace(model: Any, folder: Path, *, sequence_length: int) -> None:
@@ -154,34 +141,6 @@ def _load(folder: Path, part: str, name: str) -> onnx.GraphProto:
     return model.graph
 
 
-class _Frame(Graph):
-    """A graph that takes in traced ones."""
-
-    def size(self, x: str, axis: int) -> str:
-        """The size of one axis of x, as int64 (1,)."""
-        return self.op("Shape", x, start=axis, end=axis + 1)
-
-    def ones(self, shape: str) -> str:
-        """An int64 tensor of ones."""
-        return self.op("ConstantOfShape", shape, value=helper.make_tensor("one", INT64, [1], [1]))
-
-    def include(self, traced: onnx.GraphProto, prefix: str, names: Mapping[str, str]) -> None:
-        """Put a traced graph here: what it calls `names` is called so, everything else gets a prefix."""
-        # The quantizer knows tables of positions by their name.
-        tables = [item.name for item in traced.initializer if "position" in item.name]
-        renamed = {"": ""} | {name: f"{POSITIONS}.{prefix}{name}" for name in tables} | dict(names)
-        for node in traced.node:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            copy.name = prefix + node.name
-            copy.input[:] = [renamed.get(name, prefix + name) for name in node.input]
-            copy.output[:] = [renamed.get(name, prefix + name) for name in node.output]
-            self._nodes.append(copy)
-        for tensor in traced.initializer:
-            tensor.name = renamed.get(tensor.name, prefix + tensor.name)
-            self._constants[tensor.name] = tensor
-
-
 def _source_projections(traced: onnx.GraphProto, name: str) -> onnx.GraphProto:
     """What makes keys and values of the encoder's hidden states, cut out of the decoder of first tokens."""
     outputs = [item for item in traced.output if ".encoder." in item.name]
@@ -210,7 +169,7 @@ def _split_by_source(
     reshape = makers.get(transpose.input[0])
     if reshape is None or (transpose.op_type, reshape.op_type) != ("Transpose", "Reshape"):
         return []
-    _, heads, _, head_size = _axes(output)
+    _, heads, _, head_size = axes_of(output)
     reshape.input[1] = f"{output.name}.heads"
     del reshape.attribute[:]  # with `allowzero`, the zero would not stand for the size of the batch
     return [numpy_helper.from_array(np.array([0, -1, heads, head_size]), reshape.input[1])]
@@ -232,7 +191,7 @@ def _encoder(
     traced: onnx.GraphProto, projections: onnx.GraphProto, multiple: int, pad_id: int
 ) -> onnx.ModelProto:
     """input_ids (batch, sequence) to the keys and values of every decoder layer."""
-    frame = _Frame()
+    frame = Frame()
     ids, mask = "input_ids", frame.ones(frame.op("Shape", "input_ids"))
     states = "encoder." + traced.output[0].name
     if multiple == 1:
@@ -249,13 +208,13 @@ def _encoder(
     frame.include(projections, "projections.", {"encoder_hidden_states": states} | cross)
     return frame.model(
         inputs={"input_ids": (INT64, ["batch", "sequence"])},
-        outputs={cross[item.name]: _tensor(item, "batch", "sequence") for item in projections.output},
+        outputs={cross[item.name]: cache_tensor(item, "batch", "sequence") for item in projections.output},
     )
 
 
 def _decoder(traced: onnx.GraphProto) -> onnx.ModelProto:
     """One token of each row, and the cache, to the best next tokens."""
-    frame = _Frame()
+    frame = Frame()
     rows, sources = frame.size("input_ids", 0), frame.size("cross.0.key", 0)
     place = frame.op("Range", frame.constant(0), frame.op("Squeeze", rows), frame.constant(1))
     owners = frame.op("Div", place, frame.op("Div", rows, sources))  # the source of each row
@@ -265,17 +224,17 @@ def _decoder(traced: onnx.GraphProto) -> onnx.ModelProto:
             continue
         if ".encoder." in item.name:
             name = _name("cross", item.name)
-            inputs[name] = _tensor(item, "sources", "source")
+            inputs[name] = cache_tensor(item, "sources", "source")
             names[item.name] = frame.op("Gather", name, owners)
         else:
             name = _name("past", item.name)
-            inputs[name] = _tensor(item, "past_rows", "past_length")
+            inputs[name] = cache_tensor(item, "past_rows", "past_length")
             names[item.name] = frame.op("Gather", name, "parents")
     shape = frame.op("Concat", rows, frame.size("cross.0.key", 2), axis=0)
     names["encoder_attention_mask"] = frame.ones(shape)
     for item in traced.output[1:]:
         names[item.name] = _name("present", item.name)
-        outputs[names[item.name]] = _tensor(item, "rows", "present_length")
+        outputs[names[item.name]] = cache_tensor(item, "rows", "present_length")
     frame.include(traced, "decoder.", names)
     logits = "decoder." + traced.output[0].name  # (rows, 1, vocabulary)
     choose(frame, frame.op("Squeeze", logits, frame.constant([1])))
@@ -286,22 +245,3 @@ def _name(kind: str, traced: str) -> str:
     """The engine's name for one of optimum's, such as past_key_values.0.decoder.key."""
     _, layer, _, part = traced.split(".")
     return f"{kind}.{layer}.{part}"
-
-
-def _tensor(item: onnx.ValueInfoProto, rows: str, length: str) -> Tensor:
-    _, heads, _, head_size = _axes(item)
-    return FLOAT, [rows, heads, length, head_size]
-
-
-def _axes(item: onnx.ValueInfoProto) -> list[int]:
-    """The size of each axis; 0 where it varies."""
-    return [axis.dim_value for axis in item.type.tensor_type.shape.dim]
-
-
-def _optimized(model: onnx.ModelProto, folder: Path, name: str) -> onnx.ModelProto:
-    """The graph as ONNX Runtime rewrites it."""
-    path = folder / f"{name}.onnx"
-    # Weights that a traced graph has beside it are in this folder, too.
-    onnx.save(model, path, save_as_external_data=True, location=f"{name}.data")
-    # A product that is fused with a scale, as T5's output layer, is none that becomes int8.
-    return optimize(path, folder / f"{name}.optimized.onnx", without=["MatMulScaleFusion"])

@@ -58,7 +58,7 @@ _RANGES = {
 
 
 def quantize(model: onnx.ModelProto) -> None:
-    """Turn the MatMuls with constant weights and the embedding tables of `model` into int8, in place.
+    """Turn the products with constant weights and the embedding tables of `model` into int8, in place.
 
     Raises ExportError when there are none.
     """
@@ -98,9 +98,9 @@ class _Quantizer:
         return bool(self._new)
 
     def _is_linear(self, node: onnx.NodeProto) -> bool:
-        is_product = node.op_type == "MatMul" or (node.op_type == "Gemm" and node.input[2:] == [PADDING])
-        weight = self._weights.get(node.input[1]) if is_product else None
-        return weight is not None and len(weight.dims) == 2 and weight.dims[1] >= _MIN_COLUMNS
+        weight = self._weights.get(node.input[1]) if _is_product(node) else None
+        columns = 0 if _is_transposed(node) else 1
+        return weight is not None and len(weight.dims) == 2 and weight.dims[columns] >= _MIN_COLUMNS
 
     def _is_embedding(self, node: onnx.NodeProto) -> bool:
         table = self._weights.get(node.input[0]) if node.op_type == "Gather" else None
@@ -115,11 +115,13 @@ class _Quantizer:
         )
 
     def _linear(self, node: onnx.NodeProto) -> None:
-        """MatMul(x, W) becomes MatMulIntegerToFloat(quantized x / row, int8 W) * row."""
-        x, weight, *padding = node.input
+        """MatMul(x, W) becomes MatMulIntegerToFloat(quantized x / row, int8 W) * row; Gemm adds its bias."""
+        x, weight, *bias = node.input
+        padding, biases = (bias, []) if bias == [PADDING] else ([], bias)
         quantized, row, span = self._rows.get(x) or self._quantize_rows(x)
         if weight + "_int8" not in self._new:
-            values, scale = _int8(numpy_helper.to_array(self._weights[weight]), axis=0)
+            matrix = numpy_helper.to_array(self._weights[weight])
+            values, scale = _int8(matrix.T if _is_transposed(node) else matrix, axis=0)
             self._add_constant(weight + "_int8", values)
             self._add_constant(weight + "_scale", scale.reshape(-1))
         product = self._node(
@@ -135,7 +137,10 @@ class _Quantizer:
             node.output[0] + "_rows",
             domain=MICROSOFT,
         )
-        self._node("Mul", [product, row], node.output[0])
+        scaled = node.output[0] + "_scaled" if biases else node.output[0]
+        self._node("Mul", [product, row], scaled)
+        if biases:
+            self._node("Add", [scaled, *biases], node.output[0])
 
     def _quantize_rows(self, x: str) -> tuple[str, str, _Range]:
         """Quantize an activation once for all the MatMuls it feeds: names of (uint8 values, row divisor)."""
@@ -181,6 +186,20 @@ class _Quantizer:
 
     def _add_constant(self, name: str, value: npt.NDArray[np.generic]) -> None:
         self._new[name] = numpy_helper.from_array(value, name)
+
+
+def _is_product(node: onnx.NodeProto) -> bool:
+    """Whether a node is x @ weight, or x @ weight + bias."""
+    if node.op_type != "Gemm":
+        return bool(node.op_type == "MatMul")
+    plain = {"transA": 0, "alpha": 1.0, "beta": 1.0}
+    given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    return all(given.get(name, value) == value for name, value in plain.items())
+
+
+def _is_transposed(node: onnx.NodeProto) -> bool:
+    """Whether its weights have a row for each column of the result."""
+    return any(item.name == "transB" and item.i for item in node.attribute)
 
 
 def _int8(

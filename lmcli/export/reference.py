@@ -7,11 +7,12 @@ is cached. tests/export/test_causal.py compares it with transformers.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-from lmcli.export.causal import CausalShape, head_of, rotations
+from lmcli.export.causal import TABLE, CausalShape, head_of, rotations
 from lmcli.export.layers import Weights
 
 Floats = npt.NDArray[np.float32]
@@ -20,21 +21,36 @@ Floats = npt.NDArray[np.float32]
 def logits(weights: Weights, shape: CausalShape, input_ids: npt.NDArray[np.int64]) -> Floats:
     """What the model thinks may follow each token: (tokens,) to (tokens, vocabulary)."""
     hidden = weights["model.embed_tokens.weight"][input_ids] * np.float32(shape.embedding_scale)
+    if TABLE in weights:
+        hidden = hidden + weights[TABLE][: len(input_ids)]
     for index in range(shape.num_layers):
         layer = f"model.layers.{index}."
-        x = _norm(hidden, weights[layer + "input_layernorm.weight"], shape)
-        hidden = hidden + _attention(x, weights, layer + "self_attn.", shape, rotates=shape.rotates[index])
-        x = _norm(hidden, weights[layer + "post_attention_layernorm.weight"], shape)
-        gate = _ACTIVATIONS[shape.activation](_linear(x, weights, layer + "mlp.gate_proj"))
-        up = _linear(x, weights, layer + "mlp.up_proj")
-        hidden = hidden + _linear(gate * up, weights, layer + "mlp.down_proj")
-    return _linear(_norm(hidden, weights["model.norm.weight"], shape), weights, head_of(weights))
+        x = _norm(hidden, weights, layer + "input_layernorm", shape)
+        attended = hidden + _attention(x, weights, layer + "self_attn.", shape, rotates=shape.rotates[index])
+        read = hidden if shape.is_parallel else attended
+        x = _norm(read, weights, layer + "post_attention_layernorm", shape)
+        hidden = attended + _feed_forward(x, weights, layer + "mlp.", shape)
+    return _linear(_norm(hidden, weights, "model.norm", shape), weights, head_of(weights))
 
 
-def _norm(x: Floats, weight: Floats, shape: CausalShape) -> Floats:
+def _norm(x: Floats, weights: Weights, name: str, shape: CausalShape) -> Floats:
+    """To a root mean square of 1; with a bias, around a mean of 0."""
+    if name + ".bias" in weights:
+        x = x - x.mean(axis=-1, keepdims=True)
     mean = np.mean(x**2, axis=-1, keepdims=True)
-    result: Floats = x / np.sqrt(mean + np.float32(shape.epsilon)) * (weight + np.float32(shape.norm_offset))
-    return result
+    scaled: Floats = x / np.sqrt(mean + np.float32(shape.epsilon))
+    scaled = scaled * (weights[name + ".weight"] + np.float32(shape.norm_offset))
+    return scaled + weights[name + ".bias"] if name + ".bias" in weights else scaled
+
+
+def _feed_forward(x: Floats, weights: Weights, prefix: str, shape: CausalShape) -> Floats:
+    activate = _ACTIVATIONS[shape.activation]
+    up = _linear(x, weights, prefix + "up_proj")
+    if prefix + "gate_proj.weight" in weights:
+        up = activate(_linear(x, weights, prefix + "gate_proj")) * up
+    else:
+        up = activate(up)
+    return _linear(up, weights, prefix + "down_proj")
 
 
 def _linear(x: Floats, weights: Weights, name: str) -> Floats:
@@ -49,8 +65,8 @@ def _attention(x: Floats, weights: Weights, prefix: str, shape: CausalShape, *, 
         for name in "qkv"
     )  # (heads, length, head size) each
     if prefix + "q_norm.weight" in weights:
-        queries = _norm(queries, weights[prefix + "q_norm.weight"], shape)
-        keys = _norm(keys, weights[prefix + "k_norm.weight"], shape)
+        queries = _norm(queries, weights, prefix + "q_norm", shape)
+        keys = _norm(keys, weights, prefix + "k_norm", shape)
     if rotates:
         cosines, sines = rotations(shape, length)
         queries, keys = _rotate(queries, cosines, sines), _rotate(keys, cosines, sines)
@@ -66,10 +82,11 @@ def _attention(x: Floats, weights: Weights, prefix: str, shape: CausalShape, *, 
 
 
 def _rotate(x: Floats, cosines: Floats, sines: Floats) -> Floats:
-    """Turn pairs of channels, half a head apart, by the angle of their position."""
-    first, second = np.split(x, 2, axis=-1)
+    """Turn pairs of channels, as far apart as there are pairs, by the angle of their position."""
+    pairs = cosines.shape[1]
+    first, second, rest = np.split(x, [pairs, 2 * pairs], axis=-1)
     rotated: Floats = np.concatenate(
-        [first * cosines - second * sines, second * cosines + first * sines], axis=-1
+        [first * cosines - second * sines, second * cosines + first * sines, rest], axis=-1
     )
     return rotated
 
@@ -79,10 +96,30 @@ def _silu(x: Floats) -> Floats:
     return result
 
 
+def _relu(x: Floats) -> Floats:
+    return np.maximum(x, 0)
+
+
 def _gelu(x: Floats) -> Floats:
+    result: Floats = 0.5 * x * (1 + _ERF(x / math.sqrt(2)).astype(np.float32))
+    return result
+
+
+_ERF = np.frompyfunc(math.erf, 1, 1)
+
+
+def _tanh_gelu(x: Floats) -> Floats:
     """The approximation with the hyperbolic tangent."""
     result: Floats = 0.5 * x * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + 0.044715 * x**3)))
     return result
 
 
-_ACTIVATIONS = {"silu": _silu, "gelu_pytorch_tanh": _gelu}
+_ACTIVATIONS: Mapping[str, Callable[[Floats], Floats]] = {
+    "gelu": _gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "relu": _relu,
+    "silu": _silu,
+    "swish": _silu,
+    "tanh": np.tanh,
+}

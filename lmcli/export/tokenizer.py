@@ -195,12 +195,15 @@ def prove_seq2seq_tokenizer(
                 )
             num_ties += ours != theirs
     _speak(source, from_[0][0], to[0][0])
-    _prove_texts(source, tokenizer, lines)
+    prove_texts(source, tokenizer, lines)
     return {"lines": len(lines), "different": 0, "ties": num_ties}
 
 
-def _prove_texts(source: Any, tokenizer: Tokenizer, lines: Sequence[str]) -> None:
-    """Compare the texts of the lines as outputs, and of tokens from the whole vocabulary."""
+def prove_texts(source: Any, tokenizer: Tokenizer, lines: Sequence[str]) -> None:
+    """Compare the texts of the lines as outputs, and of tokens from the whole vocabulary.
+
+    Raises ExportError at the first difference.
+    """
     rows = [source(text_target=line, split_special_tokens=True)["input_ids"] for line in lines]
     some = range(0, len(source), math.ceil(len(source) / _NUM_DECODED))
     num_rows = math.ceil(len(some) / _ROW_LENGTH)

@@ -263,7 +263,7 @@ def test_closing_the_engine_stops_what_is_under_way(llama: Any, tmp_path: Path) 
 @pytest.mark.parametrize(
     "change",
     [
-        {"model_type": "gpt2"},
+        {"model_type": "phi"},
         {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
         {"hidden_act": "relu6"},
         {"head_dim": 20},

@@ -14,7 +14,8 @@ from lmcli.bundle.manifest import CausalFacts, Manifest
 from lmcli.engine.generation import GenerationConfig
 from lmcli.errors import UnavailableError, UsageError
 from lmcli.export import convert
-from lmcli.export.config import CAUSAL_TYPES, sanitize, task_of
+from lmcli.export.causal import FAMILY
+from lmcli.export.config import sanitize, task_of
 from lmcli.export.conversion import Conversion
 from lmcli.export.options import ExportOptions
 
@@ -98,7 +99,7 @@ def test_a_llama_needs_nothing_of_the_extra(tmp_path: Path, conversions: list[Co
     assert "gguf" not in json.loads((path / "manifest.json").read_bytes())["source"]["tools"]
 
 
-@pytest.mark.parametrize("model_type", [*CAUSAL_TYPES, "bert"])
+@pytest.mark.parametrize("model_type", [*FAMILY, "bert"])
 @pytest.mark.usefixtures("conversions")
 def test_what_lmcli_reads_by_itself_is_known_without_transformers(model_type: str) -> None:
     config = {"model_type": model_type, "_attn_implementation_internal": "org/evil"}

@@ -184,9 +184,9 @@ def test_int8_takes_the_weights_and_changes_little(
 
 
 def float_products(graph: onnx.ModelProto) -> list[str]:
-    """The products with weights in float. (GPT-2's are Gemm, which the quantizer leaves alone.)"""
+    """The products with weights in float."""
     weights = {item.name for item in graph.graph.initializer if len(item.dims) == 2}
-    kinds = {"MatMul", "FusedMatMul"}
+    kinds = {"Gemm", "MatMul", "FusedMatMul"}
     return [node.name for node in graph.graph.node if node.op_type in kinds and weights & set(node.input)]
 
 
