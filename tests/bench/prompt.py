@@ -125,7 +125,8 @@ def main() -> None:
     _print_start(results)
     _print_bars(results)
     if options.json:
-        options.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+        found = {"results": [asdict(result) for result in results], "samples": bench.samples()}
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _options() -> argparse.Namespace:
@@ -215,6 +216,10 @@ class Bench:
             )
             for name, samples in self._samples.items()
         ]
+
+    def samples(self) -> dict[str, dict[str, Any]]:
+        """What was measured, run by run."""
+        return {name: vars(samples) for name, samples in self._samples.items()}
 
     def _writers(self) -> Iterator[tuple[str, Callable[[Samples], None]]]:
         threads, jobs, out = self._options.threads, self._folder / "write.json", self._folder / "write.out"
