@@ -160,7 +160,7 @@ class Prompt:
     def _window(self, window: Sequence[Record]) -> Iterator[Record]:
         picked = [self._pick(record) for record in window]
         asked = {_key(fields): fields for fields in picked if not isinstance(fields, Failure)}
-        asked = {key: fields for key, fields in asked.items() if _has_text(fields)}
+        asked = {key: fields for key, fields in asked.items() if has_text(fields)}
         stream = None
         if self._show is not None and len(window) == len(asked) == 1:
             stream = Stream(self._model.tokenizer.streamer(), self._show, self._options.stop)
@@ -175,7 +175,7 @@ class Prompt:
         if record.failure is not None:
             return record.failure
         fields = self._questions.pick(record)
-        if self._options.gold is not None and not isinstance(fields, Failure) and _has_text(fields):
+        if self._options.gold is not None and not isinstance(fields, Failure) and has_text(fields):
             gold = _gold(record, self._options.gold)
             return gold if isinstance(gold, Failure) else fields
         return fields
@@ -256,7 +256,7 @@ def _key(fields: Fields) -> tuple[str, ...]:
     return tuple(fields.values())
 
 
-def _has_text(fields: Fields) -> bool:
+def has_text(fields: Fields) -> bool:
     """Blank lines keep their slot and never reach a model."""
     return any(value.strip() for value in fields.values())
 

@@ -11,7 +11,7 @@ from lmcli.prompting.dialogue import Frame
 from lmcli.prompting.examples import Shots
 from lmcli.prompting.fit import fit
 from lmcli.records.record import Failure, Record
-from lmcli.tasks.prompt import Questions
+from lmcli.tasks.prompt import Questions, has_text
 from lmcli.tasks.prompt_choosing import room_for
 from lmcli.tasks.prompt_options import PromptOptions, plan
 
@@ -50,6 +50,8 @@ class ShowPrompts:
     def lines(self, record: Record) -> list[str]:
         """A line that tells of the prompt, and the prompt as it is."""
         prompt, count = (record.fields[name] for name in self.adds)
+        if prompt is None:
+            return [f"=== {record.source}:{record.line}, blank: nothing is asked"]
         return [f"=== {record.source}:{record.line}, {count} tokens", *prompt.split("\n")]
 
     def remarks(self) -> list[str]:
@@ -60,6 +62,8 @@ class ShowPrompts:
         fields = record.failure or self._questions.pick(record)
         if isinstance(fields, Failure):
             return record.failed(fields.code, fields.message)
+        if not has_text(fields):
+            return record.with_fields(**dict(zip(self.adds, (None, 0), strict=True)))
         [fitted] = fit(
             self._frame,
             self._questions.dialogues([fields]),

@@ -171,6 +171,12 @@ def test_prompts_are_shown_without_loading_a_model(cli: Cli, broken: Path, moods
     assert cli("prompt", "-m", broken, stdin=b"a\n").code == 76
 
 
+def test_a_blank_record_has_no_prompt_to_show(cli: Cli, broken: Path) -> None:
+    options = ["-m", broken, "--raw", "--show-prompt", 2]
+    ended = cli("prompt", *options, stdin=b"\na\n")
+    assert ended == Ended(0, "=== -:1, blank: nothing is asked\n=== -:2, 2 tokens\na\n", "")
+
+
 def test_accuracy_is_reported(cli: Cli, bundle: Path) -> None:
     Path("in.tsv").write_text("text\tlabel\ngood\tGood\nx\tgood\ny\tbad\n")
     options = ["--choices", "GOOD,BAD", "--gold", "label", "--summary", "summary.json", "-O", "text"]
