@@ -52,10 +52,7 @@ def load_embedder(bundle: Bundle, device: Device, *, threads: int, report: Calla
 def _load_encoder(
     bundle: Bundle, output: str, device: Device, *, threads: int, report: Callable[[str], None]
 ) -> Encoder:
-    with ThreadPoolExecutor(1) as worker:
-        opening = worker.submit(_open_session, bundle, "model.onnx", device, report)
-        tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=bundle.manifest.context_length)
-        session = opening.result()
+    session, tokenizer = _open_model(bundle, device, report)
     _check_inputs(session, bundle)
     return Encoder(session, tokenizer, threads=threads, output=output)
 
@@ -69,13 +66,9 @@ def load_causal(
     prefixes: PrefixStore | None = None,
 ) -> Causal:
     """Load graph and tokenizer of a language model side by side; otherwise as `load_encoder`."""
-    manifest = bundle.manifest
-    assert manifest.causal is not None
-    with ThreadPoolExecutor(1) as worker:
-        opening = worker.submit(_open_session, bundle, "model.onnx", device, report, plans_memory=False)
-        tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=manifest.context_length)
-        session = opening.result()
-    facts = manifest.causal
+    facts = bundle.manifest.causal
+    assert facts is not None
+    session, tokenizer = _open_model(bundle, device, report, plans_memory=False)
     return Causal(session, tokenizer, vocab_size=facts.vocab_size, threads=threads, prefixes=prefixes)
 
 
@@ -103,6 +96,18 @@ def load_seq2seq(bundle: Bundle, device: Device, *, threads: int, report: Callab
         sessions = encoder.result(), decoder.result()
     _check_inputs(sessions[0], bundle)
     return Seq2Seq(*sessions, tokenizer, vocab_size=manifest.seq2seq.vocab_size, threads=threads)
+
+
+def _open_model(
+    bundle: Bundle, device: Device, report: Callable[[str], None], *, plans_memory: bool = True
+) -> tuple[Session, Tokenizer]:
+    """The one graph of a bundle, and its tokenizer, side by side."""
+    with ThreadPoolExecutor(1) as worker:
+        opening = worker.submit(
+            _open_session, bundle, "model.onnx", device, report, plans_memory=plans_memory
+        )
+        tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=bundle.manifest.context_length)
+        return opening.result(), tokenizer
 
 
 def _check_inputs(session: Session, bundle: Bundle) -> None:

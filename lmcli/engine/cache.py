@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lmcli.engine.run import Cache
 from lmcli.engine.search import Choice, Moves
-from lmcli.engine.session import Session
+from lmcli.engine.session import Binding, Session
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
@@ -100,9 +100,7 @@ class InPlaceCache:
 
     def take_over(self, moves: Moves) -> None:
         """See Cache. Beams of a source differ by a few tokens mostly, so there is little to copy."""
-        ends = self._lengths[moves.source] + 1
-        for to, source, start, end in np.column_stack((*moves, ends)).tolist():
-            self._past[:, to, :, start:end] = self._past[:, source, :, start:end]
+        copy_moved(self._past, moves, self._lengths)
 
     def compact(self, slots: Sequence[int]) -> None:
         """See Cache."""
@@ -133,12 +131,33 @@ class InPlaceCache:
 
     def _bind_outputs(self) -> None:
         rows, k = self.num_slots * self._num_beams, int(self._k[0])
-        self._choice = choice = Choice(
-            np.zeros((rows, k), np.float32), np.zeros((rows, k), np.int64), np.zeros((rows, 1), np.float32)
-        )
-        self._binding.output("top_logits", choice.top_logits)
-        self._binding.output("top_ids", choice.top_ids)
-        self._binding.output("log_normalizer", choice.log_normalizer)
+        self._choice = bind_choice(self._binding, rows, k)
+
+
+def bind_choice(binding: Binding, rows: int, k: int) -> Choice:
+    """Bind the k best tokens of each row to new arrays."""
+    choice = Choice(
+        np.zeros((rows, k), np.float32), np.zeros((rows, k), np.int64), np.zeros((rows, 1), np.float32)
+    )
+    for name, array in choice._asdict().items():
+        binding.output(name, array)
+    return choice
+
+
+def copy_moved(past: Floats, moves: Moves, lengths: npt.NDArray[np.int32]) -> None:
+    """Let rows have the keys and values of others, but for those that they share.
+
+    past: (inputs, rows, heads, length, head size); lengths: (rows,), what each had seen before the last step.
+    """
+    ends = lengths[moves.source] + 1
+    for to, source, start, end in np.column_stack((*moves, ends)).tolist():
+        past[:, to, :, start:end] = past[:, source, :, start:end]
+
+
+def num_bytes(model: Session, kind: str, length: int) -> int:
+    """What the inputs of a kind (`past.`, `cross.`) take for one row of so many tokens."""
+    shapes = [shape for name, shape in model.input_shapes.items() if name.startswith(kind)]
+    return sum(4 * int(shape[1]) * length * int(shape[3]) for shape in shapes)
 
 
 def _take(buffers: Buffers, decoder: Session, kind: str, rows: int, length: int) -> tuple[list[str], Floats]:

@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from lmcli.engine.cache import CHOICE
+from lmcli.engine.cache import CHOICE, num_bytes
 from lmcli.engine.generation import GenerationConfig
 from lmcli.engine.growing import GrowingRows, begin_together
 from lmcli.engine.prefixes import PrefixStore, common_length
@@ -225,12 +225,10 @@ class Causal:
 
     def _num_slots(self, capacity: int, num_beams: int) -> int:
         """For how many prompts at once the budgets of rows and bytes are enough."""
-        num_bytes = 0
-        for name, shape in self._model.input_shapes.items():
-            if name.startswith("past."):
-                num_bytes += 4 * int(shape[1]) * capacity * int(shape[3])
         rows, budget = (_ROWS_CUDA, _CACHE_BYTES_CUDA) if self._model.on_cuda else (_ROWS, _CACHE_BYTES)
-        return max(1, min(rows, budget // self._threads // num_bytes) // num_beams)
+        return max(
+            1, min(rows, budget // self._threads // num_bytes(self._model, "past.", capacity)) // num_beams
+        )
 
 
 class Scoring:
@@ -283,7 +281,8 @@ class _Run(Run[Rows]):
                 continue
             if listen is not None:
                 listen(number, tokens[slot])
-            if slot not in finished and self._holds_stop(search.result(slot)[0].token_ids):
+            may_stop = config.stop_strings and slot not in finished
+            if may_stop and self._holds_stop(search.result(slot)[0].token_ids):
                 stopped.append(slot)
         if stopped:
             search.stop(stopped)
@@ -291,8 +290,6 @@ class _Run(Run[Rows]):
     def _holds_stop(self, token_ids: Sequence[int]) -> bool:
         """Whether a stop string is complete. A string of n bytes ends within the last n tokens."""
         stops = self._work.config.stop_strings
-        if not stops:
-            return False
         longest = max(len(stop.encode()) for stop in stops)
         [text] = self._tokenizer.decode([token_ids[-longest - 4 :]])
         return any(stop in text for stop in stops)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from lmcli.engine.cache import bind_choice, copy_moved
 from lmcli.engine.prefixes import Prefix
 from lmcli.engine.search import Choice, Moves
 from lmcli.engine.session import Binding, Session
@@ -79,13 +80,16 @@ class RowCache:
         self._lengths = np.zeros(rows, np.int32)
         self._total = np.ones((), np.int32)
         self._k = np.zeros(1, np.int64)
-        self._bind()
+        self._binding = binding = self._bind(0, rows)
+        binding.input("input_ids", self._ids)
+        binding.input("past_length", self._lengths)
+        binding.input("total_length", self._total)
 
     def prefill(self, slot: int, tokens: Ints) -> None:
         """Have all rows of a slot hold the tokens of a prompt."""
         first = slot * self._num_beams
         start = self._take_over_prefix(first, tokens, at_most=len(tokens))
-        binding = self._bind_row(first)
+        binding = self._bind(first, 1)
         for begin, chunk in _chunks(tokens, start):
             _bind_tokens(binding, chunk, begin)
             # The output layer wants at least one token.
@@ -98,7 +102,7 @@ class RowCache:
     def score(self, tokens: Ints, continuations: Sequence[Ints]) -> list[Floats]:
         """The log-probabilities of the tokens of each continuation behind a prompt. Uses the first row."""
         start = self._take_over_prefix(0, tokens, at_most=len(tokens) - 2)
-        binding = self._bind_row(0)
+        binding = self._bind(0, 1)
         firsts = np.array([[continuation[0] for continuation in continuations]], np.int64)
         for begin, chunk in _chunks(tokens, start):
             _bind_tokens(binding, chunk, begin)
@@ -117,7 +121,7 @@ class RowCache:
 
     def logits(self, tokens: Ints, vocab_size: int) -> Floats:
         """What the model thinks may follow each token, computed anew: (tokens, vocabulary)."""
-        binding = self._bind_row(0)
+        binding = self._bind(0, 1)
         _bind_tokens(binding, tokens, 0)
         # Log-probabilities of all tokens come in their order, and need not be sorted as the best ones.
         every = np.broadcast_to(np.arange(vocab_size), (len(tokens), vocab_size))
@@ -141,9 +145,7 @@ class RowCache:
 
     def take_over(self, moves: Moves) -> None:
         """Let rows continue what others have seen. The beams of a prompt hold the same."""
-        ends = self._lengths[moves.source] + 1
-        for to, source, start, end in np.column_stack((*moves, ends)).tolist():
-            self._past[:, to, :, start:end] = self._past[:, source, :, start:end]
+        copy_moved(self._past, moves, self._lengths)
 
     def compact(self, slots: Sequence[int]) -> None:
         """Keep these slots only, as 0, 1, ..."""
@@ -184,22 +186,12 @@ class RowCache:
         self._held[row, : len(tokens)] = tokens
         self._num_held[row] = len(tokens)
 
-    def _bind_row(self, row: int) -> Binding:
-        """Bind the buffers of one row."""
+    def _bind(self, first: int, num_rows: int) -> Binding:
+        """Bind the buffers of some rows."""
         binding = self._model.bind()
         for name, past in zip(self._names, self._past, strict=True):
-            binding.in_place(name, name.replace("past.", "present."), past[row : row + 1])
+            binding.in_place(name, name.replace("past.", "present."), past[first : first + num_rows])
         return binding
-
-    def _bind(self) -> None:
-        """Bind the buffers of all rows of the run."""
-        self._binding = binding = self._model.bind()
-        rows = len(self._ids)
-        for name, past in zip(self._names, self._past, strict=True):
-            binding.in_place(name, name.replace("past.", "present."), past[:rows])
-        binding.input("input_ids", self._ids)
-        binding.input("past_length", self._lengths)
-        binding.input("total_length", self._total)
 
     def _bind_choice(self, num_candidates: int) -> None:
         rows = len(self._ids)
@@ -225,17 +217,9 @@ def _bind_tokens(binding: Binding, tokens: Ints, start: int) -> None:
 
 def _bind_outputs(binding: Binding, wanted: Ints, scored_ids: Ints, *, k: int) -> tuple[Choice, Floats]:
     """Bind outputs for the `wanted` tokens: (outputs,). scored_ids: (outputs, scored)."""
-    outputs = len(wanted)
-    choice = Choice(
-        np.zeros((outputs, k), np.float32),
-        np.zeros((outputs, k), np.int64),
-        np.zeros((outputs, 1), np.float32),
-    )
     scored = np.zeros(scored_ids.shape, np.float32)
     binding.input("wanted", wanted)
     binding.input("scored_ids", np.ascontiguousarray(scored_ids))
     binding.input("k", np.array([k]))
-    for name, array in choice._asdict().items():
-        binding.output(name, array)
     binding.output("scored", scored)
-    return choice, scored
+    return bind_choice(binding, len(wanted), k), scored

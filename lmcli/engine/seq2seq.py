@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from lmcli.engine.cache import CHOICE, Buffers, CrossCache, GrowingCache, InPlaceCache
+from lmcli.engine.cache import CHOICE, Buffers, CrossCache, GrowingCache, InPlaceCache, num_bytes
 from lmcli.engine.encoder import equal_batches
 from lmcli.engine.generation import GenerationConfig
 from lmcli.engine.run import Run, Slots
@@ -194,14 +194,11 @@ class Seq2Seq:
 
     def _num_slots(self, group: _Group, num_beams: int) -> int:
         """For how many sources at once the budgets of rows and bytes are enough."""
-        num_bytes = 0
-        for name, shape in self._decoder.input_shapes.items():
-            if name.startswith(("past.", "cross.")):
-                tokens = group.capacity * num_beams if name.startswith("past.") else group.source_length
-                num_bytes += 4 * int(shape[1]) * tokens * int(shape[3])
+        size = num_bytes(self._decoder, "past.", group.capacity * num_beams)
+        size += num_bytes(self._decoder, "cross.", group.source_length)
         rows = _ROWS_OF_BEAMS if num_beams > 1 else _ROWS
         rows = _ROWS_CUDA if self._decoder.on_cuda else rows
-        return max(1, min(rows // num_beams, _CACHE_BYTES // num_bytes))
+        return max(1, min(rows // num_beams, _CACHE_BYTES // size))
 
 
 # Fewer sources than these are not worth a second decoder run.

@@ -32,7 +32,7 @@ from lmcli.errors import ExportError
 from lmcli.export.graph import MICROSOFT, Tensor
 from lmcli.export.layers import ACTIVATIONS, Layers, Weights
 from lmcli.export.quantize import POSITIONS
-from lmcli.export.seq2seq import CHOICE, choose
+from lmcli.export.seq2seq import CHOICE, cache_names, choose
 
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
 
@@ -217,7 +217,7 @@ class _Causal:
         self._in_place = in_place
         tables = zip(("cosines", "sines"), rotations(shape, context_length), strict=True)
         self._tables = [graph.constant(table, name) for name, table in tables if any(shape.rotates)]
-        self._rows, self._sequence = layers.size("input_ids", 0), layers.size("input_ids", 1)
+        self._rows, self._sequence = graph.size("input_ids", 0), graph.size("input_ids", 1)
 
     def build(self) -> onnx.ModelProto:
         layers, graph, shape = self._layers, self._graph, self._shape
@@ -275,17 +275,8 @@ class _Causal:
         return dict.fromkeys(cache_names(kind, shape.num_layers), (FLOAT, axes))
 
     def _norm(self, x: str, name: str) -> str:
-        """LayerNormalization; without its bias the root mean square norm.
-
-        (Zhang and Sennrich 2019, arXiv:1910.07467)
-        """
-        if name + ".bias" in self._layers.weights:
-            return self._layers.norm(x, name, self._shape.epsilon)
-        weight = self._layers.weights[name + ".weight"] + np.float32(self._shape.norm_offset)
-        scale = self._graph.constant(weight, name)
-        return self._graph.op(
-            "SimplifiedLayerNormalization", x, scale, epsilon=self._shape.epsilon, axis=-1, stash_type=1
-        )
+        shape = self._shape
+        return self._layers.norm(x, name, shape.epsilon, offset=shape.norm_offset)
 
     def _attention(self, x: str, prefix: str, index: int) -> str:
         graph, shape = self._graph, self._shape
@@ -314,7 +305,7 @@ class _Causal:
         """The last position of each row, (rows,), and how many the cache has after the step, (); int32."""
         layers, graph = self._layers, self._graph
         if not self._in_place:
-            past = layers.size(cache_names("past", 1)[0], 2)
+            past = graph.size(cache_names("past", 1)[0], 2)
             return layers.row_lengths(self._rows, graph.op("Add", past, self._sequence))
         new = graph.op("Cast", graph.op("Sub", self._sequence, graph.constant(1)), to=INT32)
         return graph.op("Add", "past_length", new), "total_length"
@@ -361,8 +352,3 @@ TABLE = "model.embed_positions.weight"
 def head_of(weights: Weights) -> str:
     """The output layer: one of its own, or the table of embeddings."""
     return "lm_head" if "lm_head.weight" in weights else "model.embed_tokens"
-
-
-def cache_names(kind: str, num_layers: int) -> list[str]:
-    """The inputs (`past`) or outputs (`present`) that hold keys and values, layer by layer."""
-    return [f"{kind}.{layer}.{part}" for layer in range(num_layers) for part in ("key", "value")]

@@ -41,14 +41,17 @@ _MIN_TOKENS = 4
 
 def write_causal(conversion: Conversion, name: str, directory: Path) -> Manifest:
     """Write graph, tokenizer and chat template into `directory`, proven; the manifest lacks its files."""
-    model, conversion = read_causal(conversion)
+    gguf = conversion.checkpoint.gguf
+    file = None if gguf is None else read_gguf(gguf)
+    model, conversion = read_causal(conversion, file)
     length = _context_length(conversion, model)
-    tokens = _write_tokenizer(conversion, directory / "tokenizer.json")
+    path = directory / "tokenizer.json"
+    tokens = write_gguf_tokenizer(file, path) if file else write_causal_tokenizer(conversion, path)
     if tokens.chat_template is not None:
         (directory / CHAT_TEMPLATE_NAME).write_text(tokens.chat_template, encoding="utf-8")
-    tokenizer = Tokenizer(directory / "tokenizer.json", context_length=length)
+    tokenizer = Tokenizer(path, context_length=length)
     rows = _rows(conversion, tokenizer, tokens)
-    if conversion.checkpoint.gguf is None and is_installed("transformers"):
+    if file is None and is_installed("transformers"):
         prove_causal_tokenizer(conversion, tokenizer, rows)
     rows = _some(rows, length)
     generation, left_out = generation_config(
@@ -84,13 +87,6 @@ def write_causal(conversion: Conversion, name: str, directory: Path) -> Manifest
 def _context_length(conversion: Conversion, model: FastModel | PlainModel) -> int:
     length = conversion.options.context_length or _CONTEXT_LENGTH
     return min(length, model.max_positions or length)
-
-
-def _write_tokenizer(conversion: Conversion, path: Path) -> TokenFacts:
-    checkpoint = conversion.checkpoint
-    if checkpoint.gguf is not None:
-        return write_gguf_tokenizer(read_gguf(checkpoint.gguf), path)
-    return write_causal_tokenizer(conversion, path)
 
 
 def _rows(conversion: Conversion, tokenizer: Tokenizer, tokens: TokenFacts) -> list[Ints]:

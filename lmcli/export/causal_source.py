@@ -20,7 +20,7 @@ from lmcli.export.causal import FAMILY, SCORED, CausalShape, build_causal, head_
 from lmcli.export.causal_names import as_llama, wanted_shapes
 from lmcli.export.conversion import Conversion
 from lmcli.export.files import SAFETENSORS
-from lmcli.export.gguf import read_gguf
+from lmcli.export.gguf import GgufFile
 from lmcli.export.gguf_blocks import Blocks
 from lmcli.export.layers import Layers, Weights
 from lmcli.export.packages import TRACING, is_installed, require
@@ -35,20 +35,19 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-def read_causal(conversion: Conversion) -> tuple[FastModel | PlainModel, Conversion]:
-    """The model, and the conversion with the precision that suits it.
+def read_causal(conversion: Conversion, file: GgufFile | None) -> tuple[FastModel | PlainModel, Conversion]:
+    """The model, and the conversion with the precision that suits it. file: the checkpoint, if it is GGUF.
 
     Raises ExportError for an architecture that lmcli cannot export, and for weights that do not fit it.
     """
     checkpoint, config, options = conversion.checkpoint, conversion.config, conversion.options
     shape = shape_of(config)
-    if checkpoint.gguf is not None:
+    if file is not None:
         if shape is None:
             raise ExportError(
                 f"{checkpoint.id}: lmcli runs no GGUF of a {config['model_type']} model with these settings",
                 hint="export the checkpoint that the file was made from",
             )
-        file = read_gguf(checkpoint.gguf)
         return FastModel(shape=shape, weights=file.weights, blocks=file.blocks), conversion
     if shape is not None:
         return FastModel(shape=shape, weights=_fitting(conversion, shape)), conversion

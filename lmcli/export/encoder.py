@@ -144,8 +144,8 @@ class _Encoder(Layers):
         self._family = family
         self._shape = shape
         self._first = self.graph.constant([0])
-        self._length = self.size("input_ids", 1)
-        self._lengths = self.row_lengths(self.size("input_ids", 0), self._length) if grouped else None
+        self._length = self.graph.size("input_ids", 1)
+        self._lengths = self.row_lengths(self.graph.size("input_ids", 0), self._length) if grouped else None
 
     def body(self, *, first_only: bool) -> str:
         """All layers: input_ids (batch, sequence) to (batch, sequence, hidden), or (batch, 1, hidden)."""
@@ -205,7 +205,7 @@ class _Encoder(Layers):
         than several, so the mean is a product, and the norm what a layer's norm of the root mean square is.
         """
         graph = self.graph
-        length = self.size(hidden, 1)
+        length = self.graph.size(hidden, 1)
         share = graph.op("Reciprocal", graph.op("Cast", length, to=TensorProto.FLOAT))
         shares = graph.op("Expand", share, graph.op("Concat", graph.constant([1]), length, axis=0))
         mean = graph.op("MatMul", shares, hidden)  # (batch, 1, hidden)

@@ -47,6 +47,10 @@ class Graph:
         outputs = [f"Split_{len(self._nodes)}_{index}" for index in range(parts)]
         return self.ops("Split", x, outputs=outputs, axis=-1, num_outputs=parts)
 
+    def size(self, x: str, axis: int) -> str:
+        """The size of one axis of x, as int64 (1,)."""
+        return self.op("Shape", x, start=axis, end=axis + 1)
+
     def constant(self, value: Array | Sequence[int] | int, name: str = "") -> str:
         """Add a constant; integers become int64, as shapes and axes are."""
         array = np.asarray(value)

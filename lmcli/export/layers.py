@@ -53,9 +53,13 @@ class Layers:
         bias = self.graph.constant(np.concatenate(given))
         return self.graph.op("Add", self.graph.op("MatMul", x, constant), bias, output=output)
 
-    def norm(self, x: str, name: str, epsilon: float) -> str:
-        """LayerNormalization; without its bias, as T5 has it, the root mean square alone."""
-        scale = self.constant(name + ".weight")
+    def norm(self, x: str, name: str, epsilon: float, *, offset: float = 0) -> str:
+        """LayerNormalization; without its bias, as T5 has it, the root mean square alone.
+
+        (Zhang and Sennrich 2019, arXiv:1910.07467.) offset: what the weights are stored less.
+        """
+        weight = self.weights[name + ".weight"]
+        scale = self.graph.constant(weight + np.float32(offset) if offset else weight, name + ".weight")
         if name + ".bias" in self.weights:
             return self.graph.op(
                 "LayerNormalization", x, scale, self.constant(name + ".bias"), epsilon=epsilon
@@ -107,10 +111,6 @@ class Layers:
         total = graph.op("Cast", length, to=TensorProto.INT32)
         scalar = graph.constant(np.array([], np.int64))
         return graph.op("Expand", last, batch), graph.op("Reshape", total, scalar)  # (batch,), ()
-
-    def size(self, x: str, axis: int) -> str:
-        """The size of one axis of x, as int64 (1,)."""
-        return self.graph.op("Shape", x, start=axis, end=axis + 1)
 
     def constant(self, name: str) -> str:
         """A weight as it is."""

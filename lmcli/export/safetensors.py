@@ -13,7 +13,7 @@ from safetensors import safe_open
 from lmcli.errors import ExportError
 from lmcli.export.files import PICKLE
 from lmcli.export.source import Checkpoint
-from lmcli.export.weights import _weight_files, rejected
+from lmcli.export.weights import rejected, weight_files
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,7 +27,7 @@ def read_safetensors(checkpoint: Checkpoint) -> Mapping[str, Floats]:
     The mapping is of use as long as the files are there. It raises ExportError for a tensor that is no float.
     So does this for damaged files, and where there are none.
     """
-    names = _weight_files(checkpoint)
+    names = weight_files(checkpoint)
     if not names or any(map(PICKLE.fullmatch, names)):
         raise ExportError(
             f"{checkpoint.id} has no safetensors, which alone can be read without torch",

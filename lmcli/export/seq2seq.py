@@ -253,8 +253,8 @@ class _Encoder(_Builder):
 
     def __init__(self, weights: Weights, shape: Shape, *, grouped: bool) -> None:
         super().__init__(weights, shape, shape.encoder)
-        self._length = self.size("input_ids", 1)
-        self._lengths = self.row_lengths(self.size("input_ids", 0), self._length) if grouped else None
+        self._length = self.graph.size("input_ids", 1)
+        self._lengths = self.row_lengths(self.graph.size("input_ids", 0), self._length) if grouped else None
         self._bias = self._position_bias() if shape.max_distance else ""
 
     def build(self) -> onnx.ModelProto:
@@ -319,7 +319,7 @@ class _Encoder(_Builder):
             for index in range(shape.num_decoder_layers)
             for name in decoder.cross_attention[1:3]
         ]
-        outputs = _cache_names("cross", shape.num_decoder_layers)
+        outputs = cache_names("cross", shape.num_decoder_layers)
         heads = graph.constant([0, 0, shape.num_decoder_heads, shape.head_size])
         for part, output in zip(graph.split(self.linear(hidden, *names), len(names)), outputs, strict=True):
             graph.op("Transpose", graph.op("Reshape", part, heads), perm=[0, 2, 1, 3], output=output)
@@ -336,10 +336,10 @@ class _Decoder(_Builder):
         if in_place:
             self._position = graph.op("Cast", "past_length", to=INT64)  # (rows,)
         else:
-            self._position = self.size("past.0.key", 2)  # (1,): all rows are of equal length
+            self._position = self.graph.size("past.0.key", 2)  # (1,): all rows are of equal length
         width = shape.num_decoder_heads * shape.head_size
         by_source = graph.op(
-            "Concat", self.size("cross.0.key", 0), graph.constant([-1, width]), axis=0
+            "Concat", self.graph.size("cross.0.key", 0), graph.constant([-1, width]), axis=0
         )  # [sources, beams, width]
         self._by_source, self._by_row = by_source, graph.constant([-1, 1, width])
         self._bias = self._position_bias() if shape.max_distance else ""
@@ -380,7 +380,7 @@ class _Decoder(_Builder):
             own["parents"] = (INT64, ["rows"])
         cross: Tensor = (FLOAT, ["sources", shape.num_decoder_heads, "source", shape.head_size])
         return (
-            own | self._cache("past") | dict.fromkeys(_cache_names("cross", shape.num_decoder_layers), cross)
+            own | self._cache("past") | dict.fromkeys(cache_names("cross", shape.num_decoder_layers), cross)
         )
 
     def _cache(self, kind: str) -> dict[str, Tensor]:
@@ -390,7 +390,7 @@ class _Decoder(_Builder):
             axes = ["rows", shape.num_decoder_heads, "capacity", shape.head_size]
         else:
             axes = [f"{kind}_rows", shape.num_decoder_heads, f"{kind}_length", shape.head_size]
-        return dict.fromkeys(_cache_names(kind, shape.num_decoder_layers), (FLOAT, axes))
+        return dict.fromkeys(cache_names(kind, shape.num_decoder_layers), (FLOAT, axes))
 
     def _place(self) -> str:
         """The embedded position of each row: (rows or 1, 1, hidden)."""
@@ -529,5 +529,6 @@ CHOICE_PREFIX = "choice_"
 """What the names of all results of `choose` begin with, but those of CHOICE."""
 
 
-def _cache_names(kind: str, num_layers: int) -> list[str]:
+def cache_names(kind: str, num_layers: int) -> list[str]:
+    """The inputs (`past`, `cross`) or outputs (`present`) that hold keys and values, layer by layer."""
     return [f"{kind}.{index}.{part}" for index in range(num_layers) for part in ("key", "value")]

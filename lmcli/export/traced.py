@@ -33,10 +33,6 @@ def same_settings(model: Any) -> Iterator[None]:
 class Frame(Graph):
     """A graph that takes in traced ones."""
 
-    def size(self, x: str, axis: int) -> str:
-        """The size of one axis of x, as int64 (1,)."""
-        return self.op("Shape", x, start=axis, end=axis + 1)
-
     def ones(self, shape: str) -> str:
         """An int64 tensor of ones."""
         return self.op("ConstantOfShape", shape, value=helper.make_tensor("one", TensorProto.INT64, [1], [1]))

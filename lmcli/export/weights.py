@@ -20,7 +20,7 @@ JSON_LIMIT = 16 * 2**20
 def read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """All tensors of a checkpoint by name. Raises ExportError when a file cannot be read."""
     state: dict[str, Tensor] = {}
-    for name in _weight_files(checkpoint):
+    for name in weight_files(checkpoint):
         path = checkpoint.files[name]
         try:
             state |= _read_tensors(path)
@@ -46,7 +46,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _weight_files(checkpoint: Checkpoint) -> list[str]:
+def weight_files(checkpoint: Checkpoint) -> list[str]:
     """The one file of weights, or the shards that the index names, or all there are."""
     files = checkpoint.files
     for pattern, index in INDEX.items():

@@ -157,7 +157,7 @@ class Generator:
         rows = [hypothesis.token_ids for hypotheses in results for hypothesis in hypotheses]
         texts = iter(self._engine.tokenizer.decode(rows))
         for hypotheses in results:
-            yield [self._polish(_output(next(texts), found, config.length_penalty)) for found in hypotheses]
+            yield [self._polish(output_of(next(texts), found, config.length_penalty)) for found in hypotheses]
 
 
 def framed(tokenizer: Tokenizer, frame: Language) -> Rows:
@@ -173,8 +173,9 @@ def framed(tokenizer: Tokenizer, frame: Language) -> Rows:
     return rows
 
 
-def _output(text: str, hypothesis: Hypothesis, length_penalty: float) -> Output:
-    mean = hypothesis.score * hypothesis.num_tokens ** (length_penalty - 1)
+def output_of(text: str, hypothesis: Hypothesis, length_penalty: float) -> Output:
+    """What is reported of a hypothesis; its score was divided by its length to the power of the penalty."""
+    mean = hypothesis.score * max(hypothesis.num_tokens, 1) ** (length_penalty - 1)
     return Output(text.strip(), mean, hypothesis.num_tokens, hypothesis.is_complete)
 
 

@@ -15,7 +15,7 @@ from lmcli.prompting.model import LanguageModel
 from lmcli.records.record import Failure
 from lmcli.tasks import degenerate
 from lmcli.tasks.generation import retry_config
-from lmcli.tasks.generator import Output
+from lmcli.tasks.generator import Output, output_of
 
 Show = Callable[[str], None]
 """Shows a piece of text as soon as it is written."""
@@ -147,7 +147,6 @@ def _flags(asked: Fitted, output: Output) -> list[str]:
 
 
 def _output(text: str, hypothesis: Hypothesis, config: GenerationConfig) -> Output:
-    mean = hypothesis.score * max(hypothesis.num_tokens, 1) ** (config.length_penalty - 1)
     kept = min((text.partition(stop)[0] for stop in config.stop_strings), key=len, default=text)
-    is_complete = hypothesis.is_complete or len(kept) < len(text)
-    return Output(kept.strip(), mean, hypothesis.num_tokens, is_complete)
+    output = output_of(kept, hypothesis, config.length_penalty)
+    return output._replace(is_complete=output.is_complete or len(kept) < len(text))

@@ -89,7 +89,5 @@ def _merge(encoded: Encoded, scores: Floats) -> Floats:
     if len(scores) == 1:
         only: Floats = scores[0]
         return only
-    tokens = [int((~window.special).sum()) for window in encoded.windows]
-    new = [count - window.overlap for count, window in zip(tokens, encoded.windows, strict=True)]
-    merged: Floats = np.average(scores, axis=0, weights=new if any(new) else None)
+    merged: Floats = np.average(scores, axis=0, weights=encoded.weights)
     return merged

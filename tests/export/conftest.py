@@ -1,8 +1,11 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lmcli.bundle.manifest import Manifest
+from lmcli.bundle.store import read_bundle
 from tests.export.hub_server import Hub, serve
 
 
@@ -28,3 +31,22 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setattr(f"{constants}.HF_HUB_ETAG_TIMEOUT", 0.3)
         yield hub
+
+
+@pytest.fixture
+def run_export(tmp_path: Path) -> Callable[..., Manifest]:
+    """Export a checkpoint with options; the manifest of the bundle."""
+    from lmcli.export.convert import export
+    from lmcli.export.options import ExportOptions
+
+    def run(checkpoint: Path, **options: Any) -> Manifest:
+        path = export(
+            str(checkpoint),
+            "tiny",
+            ExportOptions(**options),
+            parent=tmp_path / "bundles",
+            report=lambda _: None,
+        )
+        return read_bundle(path).manifest
+
+    return run

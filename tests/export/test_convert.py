@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 
 from lmcli.bundle.manifest import Manifest
-from lmcli.bundle.store import read_bundle
 from lmcli.errors import ExportError, UsageError
 
 pytest.importorskip("optimum.exporters.onnx")
 
-from lmcli.export.convert import export
 from lmcli.export.options import ExportOptions
 from tests.export.checkpoints import write_checkpoint
 
@@ -31,21 +29,6 @@ PLAIN = ["albert", "deberta-v2", "mpnet", "modernbert", "roformer"]
 TASKS = ["text-classification", "token-classification"]
 
 Export = Callable[..., Manifest]
-
-
-@pytest.fixture
-def run_export(tmp_path: Path) -> Export:
-    def run(checkpoint: Path, **options: Any) -> Manifest:
-        path = export(
-            str(checkpoint),
-            "tiny",
-            ExportOptions(**options),
-            parent=tmp_path / "bundles",
-            report=lambda _: None,
-        )
-        return read_bundle(path).manifest
-
-    return run
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -15,8 +15,6 @@ import pytest
 from lmcli.bundle.manifest import Manifest
 from lmcli.bundle.store import read_bundle
 from lmcli.errors import ExportError, LmcliError, UnavailableError
-from lmcli.export.convert import export
-from lmcli.export.options import ExportOptions
 from lmcli.export.prove import sample_lines
 from tests.export.sentence_encoders import change_config, write_json, write_sentence_encoder
 from tests.tiny_embedder import open_embedder
@@ -32,21 +30,6 @@ pytestmark = [
 FAST = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"]
 
 Export = Callable[..., Manifest]
-
-
-@pytest.fixture
-def run_export(tmp_path: Path) -> Export:
-    def run(checkpoint: Path, **options: Any) -> Manifest:
-        path = export(
-            str(checkpoint),
-            "tiny",
-            ExportOptions(**options),
-            parent=tmp_path / "bundles",
-            report=lambda _: None,
-        )
-        return read_bundle(path).manifest
-
-    return run
 
 
 @pytest.fixture
