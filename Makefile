@@ -41,6 +41,7 @@ lint: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python -m tests.bench.encoders
+	$(BIN)/python -m tests.bench.jobs
 	$(BIN)/python -m tests.bench.anatomy
 	$(BIN)/python -m tests.bench.translate
 	$(BIN)/python -m tests.bench.prompt

@@ -2,7 +2,7 @@
 
 import sys
 
-from lmcli.cli.signals import Stopped, stop_on_signals
+from lmcli.cli.signals import Stopped, let_signals_kill, stop_on_signals
 
 
 def main() -> int:
@@ -11,7 +11,9 @@ def main() -> int:
     try:
         from lmcli.cli.app import run
 
-        return run()
+        code = run()
+        let_signals_kill()
+        return code
     except Stopped as stopped:  # while the command line itself was loading
         return stopped.exit_code or 0
 

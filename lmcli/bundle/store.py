@@ -67,6 +67,11 @@ class Bundle:
     path: Path
     manifest: Manifest
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of its manifest, which has those of all files."""
+        return hashlib.sha256(self.manifest.to_json()).hexdigest()
+
     def file(self, name: str) -> Path:
         """The path of one of its files. Raises BundleError when the manifest does not list it."""
         if name not in self.manifest.files:

@@ -97,7 +97,8 @@ class Causal:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._stopping.set()  # nobody waits for results any more: a run ends at its next step
+        self._stopping.set()  # nobody waits for results any more
+        self._model.stop()
         self._workers.shutdown(cancel_futures=True)
         self._save_prefix()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,15 @@ from lmcli.engine.encoder import Encoded, Encoder
 from lmcli.engine.tokenizer import TokenizeError
 
 Floats = npt.NDArray[np.float32]
+
+
+class Embedding(NamedTuple):
+    """What becomes of a text."""
+
+    vector: Floats
+    """(hidden,)."""
+    num_tokens: int
+    """How many the graph has read."""
 
 
 class Embedder:
@@ -26,14 +35,14 @@ class Embedder:
     def __exit__(self, *exc_info: object) -> None:
         self._encoder.__exit__(*exc_info)
 
-    def submit(self, texts: Sequence[str]) -> Callable[[], Mapping[str, Floats | TokenizeError]]:
+    def submit(self, texts: Sequence[str]) -> Callable[[], Mapping[str, Embedding | TokenizeError]]:
         """Start the work on different texts; what is returned waits for it to end.
 
-        It gives each text's embedding (hidden,), or why the tokenizer refuses it.
+        It gives each text's embedding, or why the tokenizer refuses it.
         """
         job = self._encoder.submit(texts)
         return lambda: {
-            text: merge(found) if isinstance(found, Encoded) else found
+            text: Embedding(merge(found), found.num_tokens) if isinstance(found, Encoded) else found
             for text, found in job.results().items()
         }
 
@@ -44,10 +53,10 @@ class Embedder:
         return np.stack(rows) if rows else np.empty((0, self._encoder.output_shape()[-1]), np.float32)
 
 
-def _vector(found: Floats | TokenizeError) -> Floats:
+def _vector(found: Embedding | TokenizeError) -> Floats:
     if isinstance(found, TokenizeError):
         raise found
-    return found
+    return found.vector
 
 
 def merge(encoded: Encoded) -> Floats:

@@ -39,6 +39,11 @@ class Encoded(NamedTuple):
     logits: list[Logits]
 
     @property
+    def num_tokens(self) -> int:
+        """How many tokens the graph has read."""
+        return sum(len(window.input_ids) for window in self.windows)
+
+    @property
     def weights(self) -> list[int]:
         """How many tokens each window has that none before it holds; 1 for all windows where none has any."""
         counts = [int((~window.special).sum()) - window.overlap for window in self.windows]
@@ -84,6 +89,7 @@ class Encoder:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._session.stop()
         self._workers.shutdown(cancel_futures=True)
 
     def submit(self, texts: Sequence[str]) -> Job:

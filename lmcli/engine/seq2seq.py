@@ -114,7 +114,9 @@ class Seq2Seq:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._stopping.set()  # nobody waits for results any more: a run ends at its next step
+        self._stopping.set()  # nobody waits for results any more
+        for session in (self._encoder, self._decoder):
+            session.stop()
         self._workers.shutdown(cancel_futures=True)
 
     def submit(self, sources: Sequence[Source], config: GenerationConfig) -> Job:

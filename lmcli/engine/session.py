@@ -51,16 +51,22 @@ class Session:
         """The axes of each input: a size, or the name of what may vary."""
         self.input_types = {item.name: _TYPES.get(item.type) for item in self._session.get_inputs()}
         self.on_cuda = device.kind == "cuda"
+        self._run_options = onnxruntime.RunOptions()
+
+    def stop(self) -> None:
+        """Have every run fail at its next operator, for good: nobody waits for results any more."""
+        self._run_options.terminate = True
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph once. Feeds that it does not take are left out. Raises BundleError if it fails."""
         with _failures():
             wanted = {name: feeds[name] for name in self.inputs}
-            return dict(zip(self.outputs, self._session.run(self.outputs, wanted), strict=True))
+            found = self._session.run(self.outputs, wanted, self._run_options)
+            return dict(zip(self.outputs, found, strict=True))
 
     def bind(self) -> Binding:
         """Inputs and outputs that stay where they are from run to run."""
-        return Binding(self._session, "cuda" if self.on_cuda else "cpu")
+        return Binding(self._session, "cuda" if self.on_cuda else "cpu", self._run_options)
 
 
 class Binding:
@@ -69,9 +75,12 @@ class Binding:
     An array that is bound is used where it lies: changing its content changes what the next run reads.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, device: str) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, device: str, run_options: onnxruntime.RunOptions
+    ) -> None:
         self._session = session
         self._device = device
+        self._run_options = run_options
         self._io = session.io_binding()
         self._kept: dict[str, onnxruntime.OrtValue] = {}  # ONNX Runtime holds addresses, not references
 
@@ -92,7 +101,7 @@ class Binding:
     def run(self) -> None:
         """Run the graph. Raises BundleError if it fails."""
         with _failures():
-            self._session.run_with_iobinding(self._io)
+            self._session.run_with_iobinding(self._io, self._run_options)
 
     def run_for(self, *names: str) -> dict[str, onnxruntime.OrtValue]:
         """Run the graph, and give the outputs `names` as they lie on the device, in new memory."""
@@ -100,7 +109,7 @@ class Binding:
             self._io.clear_binding_outputs()
             for name in names:
                 self._io.bind_output(name, self._device)
-            self._session.run_with_iobinding(self._io)
+            self._session.run_with_iobinding(self._io, self._run_options)
             return dict(zip(names, self._io.get_outputs(), strict=True))
 
     def _keep(self, name: str, value: Array | onnxruntime.OrtValue) -> onnxruntime.OrtValue:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 _Z = 1.959964
@@ -11,22 +12,28 @@ _Z = 1.959964
 _DECIMALS = 6
 
 
-class Tally:
-    """Counts right and wrong answers. Case, and white space around an answer, make no difference."""
+def marks(gold: str, answer: str) -> dict[str, int]:
+    """What one answer adds to the counts of which a `Tally` is made."""
+    is_right = _normalized(gold) == _normalized(answer)
+    return {f"gold:{gold.strip()}": 1, f"given:{answer.strip()}": 1, f"right:{gold.strip()}": int(is_right)}
 
-    def __init__(self) -> None:
+
+class Tally:
+    """Right and wrong answers. Case, and white space around an answer, make no difference."""
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        """`counts` are those of `marks`, added up; it may hold others."""
         self._names: dict[str, str] = {}
         self._gold: Counter[str] = Counter()
         self._answered: Counter[str] = Counter()
         self._correct: Counter[str] = Counter()
-
-    def add(self, gold: str, answer: str) -> None:
-        """Count one answer."""
-        expected, given = _normalized(gold), _normalized(answer)
-        self._names.setdefault(expected, gold.strip())
-        self._gold[expected] += 1
-        self._answered[given] += 1
-        self._correct[expected] += expected == given
+        kinds = {"gold": self._gold, "given": self._answered, "right": self._correct}
+        for name, count in counts.items():
+            kind, _, label = name.partition(":")
+            if kind == "gold":
+                self._names.setdefault(_normalized(label), label)
+            if kind in kinds:
+                kinds[kind][_normalized(label)] += count
 
     @property
     def num_answers(self) -> int:

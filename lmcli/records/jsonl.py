@@ -4,7 +4,7 @@
 the new fields behind its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -75,9 +75,30 @@ def upstream_failure(original: Mapping[str, Any]) -> Failure | None:
     return None
 
 
+def check_is_free(record: Record, original: Mapping[str, Any], adds: Sequence[str]) -> Record:
+    """The record, failed if its object has a key already that is to be added."""
+    for name in adds:
+        if name in original:
+            return record.failed(
+                "field_exists", f"the object has a {name!r} already: name the new one with --as"
+            )
+    return record
+
+
+def text_of(record: Record, original: Mapping[str, Any], field: str) -> Record:
+    """The record with the text in a field of its object, or failed without one."""
+    try:
+        text = find_value(original, field)
+    except KeyError:
+        return record.failed("missing_field", f"no field {field!r}; {_describe_keys(original)}")
+    if not isinstance(text, str):
+        return record.failed("not_a_string", f"field {field!r} is {_kind(text)}, not a string")
+    return record.with_text(text)
+
+
 def input_of(record: Record) -> str:
     """What the record was read from: its object or row, else its text."""
-    return record.text if record.raw is None else record.raw.decode()
+    return record.first_text if record.raw is None else record.raw.decode()
 
 
 def _from_object(
@@ -86,20 +107,12 @@ def _from_object(
     """The record of a parsed line, whose text is still the whole line."""
     if failure := upstream_failure(original):
         return record.failed(failure.code, failure.message)
-    for name in adds:
-        if name in original:
-            return record.failed(
-                "field_exists", f"the object has a {name!r} already: name the new one with --as"
-            )
+    record = check_is_free(record, original, adds)
+    if record.failure is not None:
+        return record
     if field is None:
         return record.with_text("")
-    try:
-        text = find_value(original, field)
-    except KeyError:
-        return record.failed("missing_field", f"no field {field!r}; {_describe_keys(original)}")
-    if not isinstance(text, str):
-        return record.failed("not_a_string", f"field {field!r} is {_kind(text)}, not a string")
-    return record.with_text(text)
+    return text_of(record, original, field)
 
 
 def _append(raw: bytes, added: dict[str, Any]) -> bytes:
@@ -120,7 +133,7 @@ def _error(record: Record) -> dict[str, Any]:
     }
 
 
-def _describe_keys(original: dict[str, Any]) -> str:
+def _describe_keys(original: Mapping[str, Any]) -> str:
     keys = list(original)
     if not keys:
         return "the object is empty"

@@ -76,7 +76,7 @@ def open_output(path: str | None, *, inputs: Sequence[str] = (), force: bool = F
         check_is_no_input(path, inputs)
     if path is None or path in _STDOUT:
         opened = _open_stdout()
-    elif _is_replaceable(path):
+    elif is_file(path):
         opened = _open_replacement(path)
     else:
         opened = _open_directly(path)
@@ -154,7 +154,8 @@ def _open_replacement(path: str) -> Iterator[Output]:
     finally:
         with suppress(OSError):
             stream.close()
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that failed is told already
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -169,8 +170,13 @@ def _finishing(output: Output) -> Iterator[Output]:
     output.finish()
 
 
-def _is_replaceable(path: str) -> bool:
-    """Whether a new file may take the place of what is there: nothing, or a regular file."""
+def is_file(path: str) -> bool:
+    """Whether a new file may take the place of what is there: nothing, or a regular file.
+
+    Raises OutputError for a directory and for a file that is write-protected.
+    """
+    if path in _STDOUT:
+        return False
     status = _status(path)
     if status is None:
         return True

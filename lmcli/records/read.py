@@ -11,7 +11,7 @@ from lmcli.records import jsonl
 from lmcli.records.compression import plain_name
 from lmcli.records.encoding import check_encoding, decode, iter_utf8
 from lmcli.records.record import Record
-from lmcli.records.source import STDIN, check_inputs, open_source
+from lmcli.records.source import STDIN, check_inputs, open_source, total_size
 from lmcli.records.split import By, iter_lines, split, without_ending
 from lmcli.records.tables import Header, Row, TableFormat, iter_rows, parse_cells
 
@@ -60,13 +60,27 @@ class RecordReader:
         self.format: InputFormat = resolve_format(inputs, self._options.format)
         self.header: Header | None = None
         """Of a table, known from its first record on; None also if all inputs are empty."""
+        self._num_records = 0
+        self._num_bytes = 0
+        self._size = total_size(inputs)
 
     def __iter__(self) -> Iterator[Record]:
         for source in self._inputs:
-            with open_source(source) as chunks:
+            with open_source(source, count=self._count) as chunks:
                 # What is shown and written as JSON must be text, whatever bytes the name has.
                 shown = source.encode(errors="backslashreplace").decode()
-                yield from self._iter_records(shown, iter_utf8(chunks, self._options.encoding))
+                for record in self._iter_records(shown, iter_utf8(chunks, self._options.encoding)):
+                    self._num_records += 1
+                    yield record
+
+    def estimate(self) -> int | None:
+        """How many records there are in all, as far as can be told by now; None where no size is known."""
+        if self._size is None or not self._num_bytes:
+            return None
+        return round(self._num_records * max(1.0, self._size / self._num_bytes))
+
+    def _count(self, num_bytes: int) -> None:
+        self._num_bytes += num_bytes
 
     def _iter_records(self, source: str, chunks: Iterator[bytes]) -> Iterator[Record]:
         match self.format:

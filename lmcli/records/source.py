@@ -8,7 +8,7 @@ import os
 import select
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -42,11 +42,28 @@ def check_inputs(names: Sequence[str]) -> None:
             _check_input(name)
 
 
+def total_size(names: Sequence[str]) -> int | None:
+    """The bytes of all inputs as they lie there; None if one of them is no regular file."""
+    size = 0
+    for name in names:
+        try:
+            status = os.fstat(sys.stdin.fileno()) if name == STDIN else os.stat(name)  # noqa: PTH116
+        except (OSError, ValueError, AttributeError):  # gone, or a standard input that is none
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        size += status.st_size
+    return size
+
+
 @contextmanager
-def open_source(name: str) -> Iterator[Iterator[bytes]]:
-    """The decompressed bytes of an input, in chunks that come as soon as they are there."""
+def open_source(name: str, *, count: Callable[[int], None] = lambda _: None) -> Iterator[Iterator[bytes]]:
+    """The decompressed bytes of an input, in chunks that come as soon as they are there.
+
+    `count` hears how many bytes each chunk had before.
+    """
     with _open(name) as stream:
-        yield decompress(_iter_chunks(stream, name), name)
+        yield decompress(_iter_chunks(stream, name, count), name)
 
 
 def reason(error: Exception) -> str:
@@ -83,8 +100,9 @@ def _open(name: str) -> AbstractContextManager[_Stream]:
         raise NoInputError(f"cannot open {name}: {reason(error)}") from error
 
 
-def _iter_chunks(stream: _Stream, name: str) -> Iterator[bytes]:
+def _iter_chunks(stream: _Stream, name: str, count: Callable[[int], None]) -> Iterator[bytes]:
     while chunk := _read(stream, name):
+        count(len(chunk))
         yield chunk
 
 

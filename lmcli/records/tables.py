@@ -5,9 +5,9 @@
 
 import csv
 import io
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal
 
 from lmcli.records.encoding import decode
@@ -79,7 +79,7 @@ def _iter_tsv(lines: Iterable[bytes]) -> Iterator[Row]:
 
 def _iter_csv(lines: Iterable[bytes]) -> Iterator[Row]:
     csv.field_size_limit(_CELL_LIMIT)
-    coming, number = iter(lines), 1
+    coming, number = _Lines(lines), 1
     while True:
         consumed: list[bytes] = []
         failure = None
@@ -88,12 +88,31 @@ def _iter_csv(lines: Iterable[bytes]) -> Iterator[Row]:
         except csv.Error as error:
             # A stray quote must not swallow what follows: the row ends with its first line.
             cells, failure = [], Failure("invalid_csv", f"not valid CSV: {error}")
-            coming, consumed = chain(consumed[1:], coming), consumed[:1]
+            coming.put_back(consumed[1:])
+            consumed = consumed[:1]
         if cells is None:
             return
         raw = b"".join(consumed).rstrip(b"\r\n")  # to csv a CR at the very end is a line ending
         yield Row(number, raw, cells, decode(raw)[1] or failure)
         number += len(consumed)
+
+
+class _Lines:
+    """Lines of which some may be put back."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = iter(lines)
+        self._again: deque[bytes] = deque()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return self._again.popleft() if self._again else next(self._lines)
+
+    def put_back(self, lines: Sequence[bytes]) -> None:
+        """Have these lines come next."""
+        self._again.extendleft(reversed(lines))
 
 
 def _lines_for_csv(lines: Iterator[bytes], consumed: list[bytes]) -> Iterator[str]:

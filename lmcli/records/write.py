@@ -1,9 +1,9 @@
-"""`RecordWriter`: records into the slots of an output, one each, in order."""
+"""`SlotEncoder`: from records to the slots of an output, one each."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import orjson
 
@@ -15,16 +15,6 @@ from lmcli.records.tables import Header, TableFormat, append_cells, format_cells
 from lmcli.records.terminal import escape_controls
 
 OutputFormat = Literal["text", "jsonl", "csv", "tsv", "nul"]
-
-
-class Sink(Protocol):
-    """Where bytes go: an `Output`, or any binary file."""
-
-    def write(self, data: bytes, /) -> object:
-        """Write all of it, perhaps to a buffer."""
-
-    def flush(self) -> object:
-        """Hand over what is buffered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +29,14 @@ class WriteOptions:
     """What a table shows of the fields: keys or dotted paths, which are also the column names."""
     prose: Literal["para", "doc"] | None = None
     """Text output keeps its line breaks: a blank line between paragraphs, documents one after another."""
+    only_fields: bool = False
+    """Good records have nothing but their fields: the original is not carried through."""
     for_terminal: bool = False
     """Show control characters instead of sending them."""
 
 
-class RecordWriter:
-    r"""Writes each record as one slot: a line, or what ends with NUL.
+class SlotEncoder:
+    r"""The bytes of each record: a line, or what ends with NUL; none for a record that was dropped.
 
     - `text`, `nul`: what `lines` says, an empty line for a failed record. The character that ends a
       line is written as two, `\n` or `\0`, where it occurs inside, unless `prose` says otherwise.
@@ -53,69 +45,44 @@ class RecordWriter:
       record; a record that has no row of its own gets empty cells.
     """
 
-    def __init__(
-        self,
-        stream: Sink,
-        options: WriteOptions,
-        header: Callable[[], Header | None] = lambda: None,
-    ) -> None:
-        """`header` gives the header of an input table; it is asked at the first slot or the end."""
-        self._stream = stream
+    def __init__(self, options: WriteOptions, header: Header | None = None) -> None:
+        """`header` is that of an input table."""
         self._options = options
-        self._ask_header = header
-        self._encode: Callable[[Record], Sequence[bytes]] | None = None
         self._end = b"\0" if options.format == "nul" else b"\n"
+        self._table = _Table(options.format, options, header) if options.format in ("csv", "tsv") else None
+        self._encode_object = _object_encoder(options, header) if options.format == "jsonl" else None
 
-    def write(self, record: Record) -> None:
-        """Write one slot, whole."""
-        encode = self._encode or self._begin()
-        self._put(*encode(record))
+    def preamble(self) -> bytes:
+        """What stands before the first slot: the header of a table."""
+        header = None if self._table is None else self._table.header()
+        return b"" if header is None else self._joined([header])
 
-    def flush(self) -> None:
-        """Hand everything written so far to whoever reads the output."""
-        self._stream.flush()
+    def slot(self, record: Record, *, is_first: bool) -> bytes:
+        """The slot of a record, and whether none stands before it."""
+        if record.is_dropped:
+            return b""
+        if self._table is not None:
+            return self._joined([self._table.encode(record)])
+        if self._encode_object is not None:
+            return self._joined([self._encode_object(record)])
+        if self._options.prose is not None:
+            return self._joined(self._encode_prose(record, is_first=is_first))
+        return self._joined(self._encode_text(record))
 
-    def finish(self) -> None:
-        """Call once after the last record: a table without rows still has its header."""
-        if self._encode is None:
-            self._begin()
-        self.flush()
-
-    def _begin(self) -> Callable[[Record], Sequence[bytes]]:
-        options, header = self._options, self._ask_header()
-        match options.format:
-            case "text" if options.prose is not None:
-                self._encode = self._encode_first_prose
-            case "text" | "nul":
-                self._encode = self._encode_text
-            case "jsonl":
-                encode = _object_encoder(options.input_format, header)
-                self._encode = lambda record: [encode(record)]
-            case table_format:
-                table = _Table(table_format, options, header)
-                self._encode = lambda record: [table.encode(record)]
-                if (first := table.header()) is not None:
-                    self._put(first)
-        return self._encode
-
-    def _put(self, *lines: bytes) -> None:
+    def _joined(self, lines: Iterable[bytes]) -> bytes:
         if self._options.for_terminal:
-            lines = tuple(escape_controls(line.decode()).encode() for line in lines)
-        self._stream.write(b"".join(line + self._end for line in lines))
+            lines = [escape_controls(line.decode()).encode() for line in lines]
+        return b"".join(line + self._end for line in lines)
 
-    def _encode_text(self, record: Record) -> Sequence[bytes]:
+    def _encode_text(self, record: Record) -> Iterable[bytes]:
         if record.failure is not None:
             return [b""]
         escaped = rb"\0" if self._end == b"\0" else rb"\n"
         return [line.encode().replace(self._end, escaped) for line in self._options.lines(record)]
 
-    def _encode_first_prose(self, record: Record) -> Sequence[bytes]:
-        self._encode = self._encode_prose
-        return self._encode_prose(record)[-1:]
-
-    def _encode_prose(self, record: Record) -> Sequence[bytes]:
+    def _encode_prose(self, record: Record, *, is_first: bool) -> Iterable[bytes]:
         text = "\n".join(self._options.lines(record)) if record.failure is None else ""
-        between = [b""] if self._options.prose == "para" else []
+        between = [b""] if self._options.prose == "para" and not is_first else []
         return [*between, text.removesuffix("\n").encode()]
 
 
@@ -126,10 +93,13 @@ class _Table:
         self._format = table_format
         self._from = options.input_format
         self._columns = options.columns
+        self._only_columns = options.only_fields
         self._header = header
 
     def header(self) -> bytes | None:
         """The first row; None if the input is to be a table and is empty."""
+        if self._only_columns:
+            return format_cells(self._columns, self._format)
         if self._header is not None:
             return self._row(self._header.raw, self._columns)
         if self._from in ("csv", "tsv"):
@@ -140,8 +110,10 @@ class _Table:
         """The row of a record."""
         is_good = record.failure is None
         new = [_cell(record, path) if is_good else "" for path in self._columns]
+        if self._only_columns:
+            return format_cells(new, self._format)
         if self._header is None:
-            return format_cells([record.text if is_good else "", *new], self._format)
+            return format_cells([record.first_text if is_good else "", *new], self._format)
         if record.raw is None:
             return format_cells([*[""] * len(self._header.names), *new], self._format)
         return self._row(record.raw, new)
@@ -153,11 +125,16 @@ class _Table:
         return format_cells([*parse_cells(raw, self._from), *new], self._format)
 
 
-def _object_encoder(input_format: InputFormat, header: Header | None) -> Callable[[Record], bytes]:
+def _object_encoder(options: WriteOptions, header: Header | None) -> Callable[[Record], bytes]:
+    input_format = options.input_format
     if input_format == "jsonl":
         return jsonl.carry
+    if input_format == "text" and options.only_fields:
+        return lambda record: jsonl.encode(
+            record, {} if record.failure is None else {"text": record.first_text}
+        )
     if input_format == "text":
-        return lambda record: jsonl.encode(record, {"text": record.text})
+        return lambda record: jsonl.encode(record, {"text": record.first_text})
     names = header.names if header is not None else ()
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"column {twice[0]!r} occurs twice, which a JSON object cannot hold")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from lmcli.engine.tokenizer import TokenizeError
 from lmcli.errors import UsageError
@@ -41,8 +42,8 @@ class Task(Protocol):
         """A good record as lines of text."""
         ...
 
-    def remarks(self) -> list[str]:
-        """What there is to say about the run when it is over."""
+    def remarks(self, counts: Mapping[str, int]) -> list[str]:
+        """What there is to say when a run is over whose records have these `counts`, added up."""
         ...
 
 
@@ -58,14 +59,17 @@ def annotate(
     fields: Callable[[str, T], Mapping[str, Any]],
     *,
     empty: Mapping[str, Any],
+    counts: Callable[[T], Mapping[str, int]] = lambda _: {},
     max_records: int = _WINDOW_RECORDS,
     max_chars: int = _WINDOW_CHARS,
 ) -> Iterator[Record]:
     """Add `fields(text, result)` to each record that has text, and the fields of `empty` to those without.
 
     `start` begins with the different texts of a window, each with the first record that has it: equal texts
-    are computed once. Failed records pass untouched; a text that the tokenizer refuses fails its record.
+    are computed once, and count as often as they occur. Records that are not open pass untouched; a text that
+    the tokenizer refuses fails its record.
     """
+    finish = _Finish(fields, counts, empty)
     pending: deque[tuple[list[Record], Outcome[T]]] = deque()
     for window in iter_windows(records, max_records=max_records, max_chars=max_chars):
         if window:
@@ -77,30 +81,36 @@ def annotate(
         # is there for now, nothing is held back.
         while len(pending) > bool(window):
             done, results = pending.popleft()
-            yield from _finish(done, results(), fields, empty)
+            yield from finish(done, results())
 
 
-def _finish(
-    window: Sequence[Record],
-    results: Mapping[str, T | TokenizeError],
-    fields: Callable[[str, T], Mapping[str, Any]],
-    empty: Mapping[str, Any],
-) -> Iterator[Record]:
-    found: dict[str, Mapping[str, Any]] = {}
-    for record in window:
-        result = results.get(record.text)
-        if record.failure is not None:
-            yield record
-        elif result is None:
-            yield record.with_fields(**empty)
-        elif isinstance(result, TokenizeError):
-            yield record.failed("tokenizer", str(result))
-        else:
-            if record.text not in found:
-                found[record.text] = fields(record.text, result)
-            yield record.with_fields(**found[record.text])
+@dataclass(frozen=True)
+class _Finish(Generic[T]):
+    """From the results of a window to its records."""
+
+    fields: Callable[[str, T], Mapping[str, Any]]
+    counts: Callable[[T], Mapping[str, int]]
+    empty: Mapping[str, Any]
+
+    def __call__(
+        self, window: Sequence[Record], results: Mapping[str, T | TokenizeError]
+    ) -> Iterator[Record]:
+        found: dict[str, tuple[Mapping[str, Any], Mapping[str, int]]] = {}
+        for record in window:
+            result = results.get(record.text)
+            if not record.is_open:
+                yield record
+            elif result is None:
+                yield record.with_fields(**self.empty)
+            elif isinstance(result, TokenizeError):
+                yield record.failed("tokenizer", str(result))
+            else:
+                if record.text not in found:
+                    found[record.text] = self.fields(record.text, result), self.counts(result)
+                fields, counts = found[record.text]
+                yield record.with_result(fields, counts)
 
 
 def _has_text(record: Record) -> bool:
     """Blank lines keep their slot and never reach a model."""
-    return record.failure is None and bool(record.text.strip())
+    return record.is_open and bool(record.text.strip())

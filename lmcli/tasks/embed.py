@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import orjson
 from lmcli.engine.embedder import Embedder, Floats
 from lmcli.records.record import Record
 from lmcli.tasks.base import annotate, check_field_name
+from lmcli.tasks.counts import read_counts
 from lmcli.tasks.scores import DECIMALS
 
 
@@ -40,8 +41,9 @@ class Embed:
         return annotate(
             records,
             lambda texts: self._embedder.submit(list(texts)),
-            lambda _, embedding: {self._options.as_field: _numbers(embedding)},
+            lambda _, embedding: {self._options.as_field: _numbers(embedding.vector)},
             empty={self._options.as_field: None},
+            counts=lambda embedding: read_counts(self._options.as_field, embedding.num_tokens),
         )
 
     def lines(self, record: Record) -> list[str]:
@@ -49,11 +51,11 @@ class Embed:
         embedding: list[float] | None = record.fields[self._options.as_field]
         return ["" if embedding is None else orjson.dumps(embedding).decode()]
 
-    def remarks(self) -> list[str]:
+    def remarks(self, _: Mapping[str, int]) -> list[str]:
         """Nothing."""
         return []
 
 
-def _numbers(embedding: Floats) -> Any:
+def _numbers(vector: Floats) -> Any:
     # As float64, so that they are written with no more digits than they have been rounded to.
-    return np.round(embedding.astype(np.float64), DECIMALS).tolist()
+    return np.round(vector.astype(np.float64), DECIMALS).tolist()

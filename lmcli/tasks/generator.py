@@ -71,6 +71,8 @@ class Answer(NamedTuple):
 
     outputs: Sequence[Output]
     flags: Sequence[str]
+    num_read: int = 0
+    """Tokens of the row that was asked."""
 
 
 class _Part(NamedTuple):
@@ -148,7 +150,8 @@ class Generator:
         answers: dict[int, Answer] = {}
         for members, config, job in parts:
             for index, outputs in zip(members, self._outputs(job.results(), config), strict=True):
-                answers[index] = Answer(outputs, self._judge(asks[index].text, outputs[0]))
+                ask = asks[index]
+                answers[index] = Answer(outputs, self._judge(ask.text, outputs[0]), len(ask.row))
         return [answers[index] for index in range(len(asks))]
 
     def _outputs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from lmcli.engine.encoder import Encoded, Encoder
 from lmcli.engine.tokenizer import Window
 from lmcli.records.record import Record
 from lmcli.tasks.base import annotate, check_field_name
+from lmcli.tasks.counts import read_counts
 from lmcli.tasks.scores import rounded, softmax
 from lmcli.tasks.spans import Entity, Labels, Strategy, Tokens, decode
 from lmcli.tasks.styles import STYLES, Style
@@ -56,13 +57,14 @@ class Ner:
             lambda texts: self._encoder.submit(list(texts)).results,
             lambda text, encoded: {self._options.as_field: self._value(text, encoded)},
             empty={self._options.as_field: []},
+            counts=lambda encoded: read_counts(self._options.as_field, encoded.num_tokens),
         )
 
     def lines(self, record: Record) -> list[str]:
         """The record in the style of the options."""
         return STYLES[self._options.style](record, record.fields[self._options.as_field])
 
-    def remarks(self) -> list[str]:
+    def remarks(self, _: Mapping[str, int]) -> list[str]:
         """Nothing."""
         return []
 

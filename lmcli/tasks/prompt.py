@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
+import orjson
+
 from lmcli.bundle.manifest import Manifest
-from lmcli.metrics.accuracy import Tally
+from lmcli.metrics.accuracy import Tally, marks
 from lmcli.prompting.dialogue import Dialogue, Frame, Turn
 from lmcli.prompting.examples import Shots, normalized
 from lmcli.prompting.model import LanguageModel
@@ -18,6 +20,7 @@ from lmcli.prompting.strategy import QUESTION, Stepwise, extract
 from lmcli.prompting.template import Fields, MissingFieldError, pick
 from lmcli.records.record import Failure, Record
 from lmcli.records.windows import iter_windows
+from lmcli.tasks.counts import own_counts
 from lmcli.tasks.generation import GenerationOptions
 from lmcli.tasks.prompt_choosing import Chooser, Chosen
 from lmcli.tasks.prompt_options import PromptOptions, plan
@@ -29,7 +32,6 @@ from lmcli.tasks.scores import rounded
 FLAGS = ("repetition", "length_limit", "unanswered")
 """What may be wrong with an answer."""
 
-_SUMMARY_FORMAT = 1
 # Enough prompts to keep a decoder busy, few enough for a first answer within some seconds. Choices take one
 # step of the model, written answers hundreds.
 _WINDOW_WRITTEN, _WINDOW_CHOSEN = 64, 512
@@ -54,7 +56,7 @@ class Questions:
     def pick(self, record: Record) -> Fields | Failure:
         """The fields of the template, or why the record lacks one."""
         try:
-            return pick(self._options.template.fields, record.values(), text=record.text)
+            return pick(self._options.template.fields, record.all_values(), text=record.text)
         except MissingFieldError as error:
             return Failure("missing_field", str(error))
 
@@ -108,8 +110,6 @@ class Prompt:
         )
         self._show = show if options.is_shown_at_once and config.num_beams == 1 else None
         self._shown = ""
-        self._tally = Tally()
-        self._counts: Counter[str] = Counter()
         reported = GenerationOptions(scores=True) if options.choices else options.generation
         field = options.as_field
         self._results = Results(field, reported, keys=[field], noun="answers")
@@ -132,30 +132,18 @@ class Prompt:
             return [f"{answer}\t{record.fields[f'{field}_score']:.4f}\t{record.text}"]
         return self._results.lines(record.with_text(answer))  # it shows nothing where there is no text
 
-    def remarks(self) -> list[str]:
+    def remarks(self, counts: Mapping[str, int]) -> list[str]:
         """What is wrong with answers, which prompts were shortened, and how many answers are right."""
-        count = self._counts
+        count = Counter(own_counts(self._options.as_field, counts))
         lines = []
-        if flagged := [f"{count[flag]} {flag}" for flag in FLAGS if count[flag]]:
+        if flagged := [f"{number} {flag}" for flag in FLAGS if (number := count[f"flag:{flag}"])]:
             name = f"{self._options.as_field}_flags"
-            lines.append(f"of {count['answered']} answers: {', '.join(flagged)} (see {name} in JSONL output)")
+            lines.append(f"of {count['results']} answers: {', '.join(flagged)} (see {name} in JSONL output)")
         if num_dropped := count["dropped"]:
             prompts = "prompt" if num_dropped == 1 else "prompts"
             name = f"{self._options.as_field}_dropped"
             lines.append(f"{num_dropped} {prompts} lost examples, to fit (see {name} in JSONL output)")
-        return [*lines, *([self._tally.line()] if self._options.gold else [])]
-
-    def summary(self) -> dict[str, Any]:
-        """The run in numbers, as JSON values."""
-        counts: dict[str, Any] = {
-            "format": _SUMMARY_FORMAT,
-            "records": self._counts["records"],
-            "failed": self._counts["failed"],
-            "answered": self._counts["answered"],
-            "dropped": self._counts["dropped"],
-            "flags": {flag: self._counts[flag] for flag in FLAGS},
-        }
-        return counts | ({"gold": self._tally.summary()} if self._options.gold else {})
+        return [*lines, *([Tally(count).line()] if self._options.gold else [])]
 
     def _window(self, window: Sequence[Record]) -> Iterator[Record]:
         picked = [self._pick(record) for record in window]
@@ -168,36 +156,49 @@ class Prompt:
         self._shown = stream.shown if stream else self._shown
         for record, fields in zip(window, picked, strict=True):
             found = fields if isinstance(fields, Failure) else answers.get(_key(fields))
-            yield self._counted(record, found)
+            yield self._finished(record, found) if record.is_open else record
 
     def _pick(self, record: Record) -> Fields | Failure:
         """The fields to ask with; a record that lacks the right answer is not asked either."""
-        if record.failure is not None:
-            return record.failure
+        if not record.is_open:
+            return {}
         fields = self._questions.pick(record)
         if self._options.gold is not None and not isinstance(fields, Failure) and has_text(fields):
             gold = _gold(record, self._options.gold)
             return gold if isinstance(gold, Failure) else fields
         return fields
 
-    def _counted(self, record: Record, found: Answer | Failure | None) -> Record:
+    def _finished(self, record: Record, found: Answer | Failure | None) -> Record:
         """The record with its answer, or its failure, or the fields of one that asks nothing."""
-        self._counts["records"] += 1
         if isinstance(found, Failure):
-            self._counts["failed"] += 1
             return record.failed(found.code, found.message)
         if found is None:
             return record.with_fields(**self._results.empty)
         field = self._options.as_field
-        self._counts["answered"] += 1
-        self._counts["dropped"] += "dropped" in found.more
-        self._counts.update(found.result.flags)
+        fields = {
+            **self._results.fields({field: found.result}),
+            **{f"{field}_{suffix}": value for suffix, value in found.more.items()},
+        }
+        return record.with_result(fields, self._counts(record, found))
+
+    def _counts(self, record: Record, found: Answer) -> dict[str, int]:
+        """What the numbers of the run add up."""
+        result = found.result
+        is_short = "dropped" in found.more
+        counts = {
+            "results": 1,
+            "tokens": result.num_read,
+            "new_tokens": result.num_written,
+            "truncated": result.is_cut or is_short,
+            "degenerate": "repetition" in result.flags,
+            "dropped": is_short,
+            **{f"flag:{flag}": flag in result.flags for flag in FLAGS},
+        }
         if self._options.gold is not None:
             gold = _gold(record, self._options.gold)
             assert isinstance(gold, str), "a record without it was not asked"
-            self._tally.add(gold, found.result.texts[0])
-        more = {f"{field}_{suffix}": value for suffix, value in found.more.items()}
-        return record.with_fields(**self._results.fields({field: found.result}), **more)
+            counts |= marks(gold, result.texts[0])
+        return {f"{self._options.as_field}.{name}": int(count) for name, count in counts.items() if count}
 
     def _answers(self, questions: Sequence[Fields], stream: Stream | None) -> list[Answer | Failure]:
         """The answer to each question, or why there is none."""
@@ -215,7 +216,8 @@ class Prompt:
     def _chosen(self, chosen: Chosen) -> Answer:
         shares = dict(zip(self._options.choices, map(rounded, chosen.shares), strict=True))
         best = self._options.choices[int(chosen.shares.argmax())]
-        return Answer(Result([best], [shares[best]], []), {"scores": shares, **_dropped(chosen.num_dropped)})
+        result = Result([best], [shares[best]], [], chosen.num_read)
+        return Answer(result, {"scores": shares, **_dropped(chosen.num_dropped)})
 
     def _written(self, written: Written) -> Answer:
         texts = [output.text for output in written.outputs]
@@ -227,27 +229,36 @@ class Prompt:
             votes = _votes([answer for answer in answers if answer is not None])
             best = next(iter(votes), None)
             flags = {flag for each in written.flags for flag in each}
-            return Answer(_result([best], [None], flags), {"votes": votes, **more})
+            return Answer(_result([best], [None], flags, [written]), {"votes": votes, **more})
         scores = [output.score for output in written.outputs]
-        return Answer(_result(answers, scores, set(written.flags[0])), more)
+        return Answer(_result(answers, scores, set(written.flags[0]), [written]), more)
 
     def _worked_out(self, path: Path) -> Answer:
         flags = {flag for written in path.written for flag in written.flags[0]}
         last = path.written[-1].outputs[0]
         more = _dropped(max(written.num_dropped for written in path.written))
-        return Answer(
-            _result([self._extracted(last.text)], [last.score], flags), {"trace": path.trace, **more}
-        )
+        result = _result([self._extracted(last.text)], [last.score], flags, path.written)
+        return Answer(result, {"trace": path.trace, **more})
 
     def _extracted(self, text: str) -> str | None:
         pattern = self._options.pattern
         return text if pattern is None else extract(pattern, text)
 
 
+def question_of(record: Record, options: PromptOptions) -> str | None:
+    """What of a record decides its answer and what is counted of it; None if it lacks a field."""
+    names = [*options.template.fields, *([] if options.gold is None else [options.gold])]
+    try:
+        found = pick(names, record.all_values(), text=record.text)
+    except MissingFieldError:
+        return None
+    return orjson.dumps([found[name] for name in names]).decode()
+
+
 def _gold(record: Record, name: str) -> str | Failure:
     """The right answer."""
     try:
-        return pick([name], record.values())[name]
+        return pick([name], record.all_values())[name]
     except MissingFieldError as error:
         return Failure("missing_field", str(error))
 
@@ -271,9 +282,21 @@ def _votes(answers: Sequence[str]) -> dict[str, int]:
     return {names[key]: count for key, count in counts.most_common()}
 
 
-def _result(answers: Sequence[str | None], scores: Sequence[float | None], flags: Set[str]) -> Result:
+def _result(
+    answers: Sequence[str | None],
+    scores: Sequence[float | None],
+    flags: Set[str],
+    written: Sequence[Written],
+) -> Result:
     found = flags | ({"unanswered"} if answers[0] is None else set())
-    return Result([answer or "" for answer in answers], scores, [flag for flag in FLAGS if flag in found])
+    return Result(
+        [answer or "" for answer in answers],
+        scores,
+        [flag for flag in FLAGS if flag in found],
+        sum(each.num_read for each in written),
+        sum(output.num_tokens for each in written for output in each.outputs),
+        "length_limit" in found,
+    )
 
 
 def _dropped(count: int) -> dict[str, Any]:

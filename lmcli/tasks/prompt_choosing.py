@@ -36,6 +36,8 @@ class Chosen(NamedTuple):
     """(choices,): they add up to 1."""
     num_dropped: int
     """How many examples its prompt had to do without."""
+    num_read: int
+    """Tokens of the prompt."""
 
 
 class Chooser:
@@ -91,12 +93,13 @@ class Chooser:
                 return each
             known.append(each)
         own, *others = known
+        num_read = len(fitted.prompt.input_ids)
         if self._how == "pmi":
-            return Chosen(probabilities(own - others[0]), fitted.num_dropped)
+            return Chosen(probabilities(own - others[0]), fitted.num_dropped, num_read)
         shares = probabilities(own)
         if self._calibrate:
             shares = calibrated(shares, [probabilities(each) for each in others])
-        return Chosen(shares, fitted.num_dropped)
+        return Chosen(shares, fitted.num_dropped, num_read)
 
     def _bases(self, dialogues: Sequence[Dialogue]) -> list[list[Probabilities | Failure]]:
         """The scores behind each prompt with a question that says nothing.

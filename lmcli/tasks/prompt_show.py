@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from lmcli.bundle.manifest import Manifest
@@ -54,12 +54,14 @@ class ShowPrompts:
             return [f"=== {record.source}:{record.line}, blank: nothing is asked"]
         return [f"=== {record.source}:{record.line}, {count} tokens", *prompt.split("\n")]
 
-    def remarks(self) -> list[str]:
+    def remarks(self, _: Mapping[str, int]) -> list[str]:
         """Nothing."""
         return []
 
     def _shown(self, record: Record) -> Record:
-        fields = record.failure or self._questions.pick(record)
+        if not record.is_open:
+            return record
+        fields = self._questions.pick(record)
         if isinstance(fields, Failure):
             return record.failed(fields.code, fields.message)
         if not has_text(fields):

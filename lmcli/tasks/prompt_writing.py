@@ -30,6 +30,8 @@ class Written(NamedTuple):
     """What is wrong with each."""
     num_dropped: int
     """How many examples its prompt had to do without."""
+    num_read: int
+    """Tokens of the prompt."""
 
 
 class Writer:
@@ -81,7 +83,12 @@ class Writer:
         )
         outputs = list(self._outputs(found, config))
         written = [
-            Written(each, [_flags(asked, output) for output in each], asked.num_dropped)
+            Written(
+                each,
+                [_flags(asked, output) for output in each],
+                asked.num_dropped,
+                len(asked.prompt.input_ids),
+            )
             for asked, each in zip(fitted, outputs, strict=True)
         ]
         loops = [number for number, each in enumerate(written) if "repetition" in each.flags[0]]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lmcli.records.record import Record
@@ -21,6 +20,12 @@ class Result(NamedTuple):
     scores: Sequence[float | None]
     """The mean log-probability of each text's tokens; None where no model was needed."""
     flags: Sequence[str]
+    num_read: int = 0
+    """Tokens that the model read for it."""
+    num_written: int = 0
+    """Tokens that the model wrote, in all texts."""
+    is_cut: bool = False
+    """Whether the best text ended at a limit."""
 
 
 def combine(parts: Sequence[str | Answer]) -> Result:
@@ -36,6 +41,9 @@ def combine(parts: Sequence[str | Answer]) -> Result:
         ["".join(part if isinstance(part, str) else part.text for part in outputs) for outputs in chosen],
         [_mean([output for output in outputs if isinstance(output, Output)]) for outputs in chosen],
         [flag for flag in FLAGS if flag in flags],
+        sum(answer.num_read for answer in answers),
+        sum(output.num_tokens for answer in answers for output in answer.outputs),
+        any(not answer.outputs[0].is_complete for answer in answers),
     )
 
 
@@ -61,8 +69,6 @@ class Results:
         self._options = options
         self._keys = keys
         self._noun = noun
-        self._num_results = 0
-        self._flagged: Counter[tuple[str, ...]] = Counter()
         shown = [field, *[self._score] * options.scores, *[self._nbest] * (options.nbest is not None)]
         self.adds = (*shown, self._flags)
         """The fields that it adds."""
@@ -112,25 +118,29 @@ class Results:
             cells = [cell for pair in zip(scores, cells, strict=True) for cell in pair]
         return ["\t".join(map(_cell, cells)) if len(cells) > 1 else cells[0]]
 
-    def counted(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Pass records on and count what `remarks` tells of."""
-        for record in records:
-            if record.failure is None and record.text.strip():
-                self._num_results += len(self._keys)
-                flags = record.fields.get(self._flags, {})
-                lists = flags.values() if isinstance(flags, dict) else [flags]
-                self._flagged.update(tuple(each) for each in lists)
-            yield record
+    def counts(self, results: Mapping[str, Result]) -> dict[str, int]:
+        """What the numbers of a run add up, from a result for each key."""
+        found = results.values()
+        counts = {
+            "results": len(results),
+            "tokens": sum(result.num_read for result in found),
+            "new_tokens": sum(result.num_written for result in found),
+            "truncated": sum(result.is_cut for result in found),
+            "degenerate": sum(bool(result.flags) for result in found),
+            **{f"flag:{flag}": sum(flag in result.flags for result in found) for flag in FLAGS},
+        }
+        return {f"{self._field}.{name}": count for name, count in counts.items() if count}
 
-    def remarks(self) -> list[str]:
+    def remarks(self, counts: Mapping[str, int]) -> list[str]:
         """How many results look degenerate, if any."""
-        num_flagged = self._flagged.total()
+        num_flagged = counts.get(f"{self._field}.degenerate", 0)
         if not num_flagged:
             return []
-        counts = {flag: sum(n for flags, n in self._flagged.items() if flag in flags) for flag in FLAGS}
-        kinds = ", ".join(f"{count} {flag}" for flag, count in counts.items() if count)
+        by_flag = {flag: counts.get(f"{self._field}.flag:{flag}", 0) for flag in FLAGS}
+        kinds = ", ".join(f"{count} {flag}" for flag, count in by_flag.items() if count)
+        num_results = counts[f"{self._field}.results"]
         return [
-            f"{num_flagged} of {self._num_results} {self._noun} look{'s' * (num_flagged == 1)} degenerate: "
+            f"{num_flagged} of {num_results} {self._noun} look{'s' * (num_flagged == 1)} degenerate: "
             f"{kinds} (see {self._flags} in JSONL output)"
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from lmcli.bundle.manifest import Manifest
 from lmcli.engine.encoder import Encoded, Encoder
 from lmcli.records.record import Record
 from lmcli.tasks.base import annotate, check_field_name
+from lmcli.tasks.counts import read_counts
 from lmcli.tasks.scores import ACTIVATIONS, Floats, rounded
 
 
@@ -56,6 +57,7 @@ class Sentiment:
             lambda texts: self._encoder.submit(list(texts)).results,
             lambda _, encoded: {self._options.as_field: self._value(encoded)},
             empty={self._options.as_field: empty},
+            counts=lambda encoded: read_counts(self._options.as_field, encoded.num_tokens),
         )
 
     def lines(self, record: Record) -> list[str]:
@@ -68,7 +70,7 @@ class Sentiment:
         score = f"{found['score']:.4f}"
         return ["\t".join([label, score, *([scores] if scores else []), record.text])]
 
-    def remarks(self) -> list[str]:
+    def remarks(self, _: Mapping[str, int]) -> list[str]:
         """Nothing."""
         return []
 

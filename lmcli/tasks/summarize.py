@@ -70,13 +70,12 @@ class Summarize:
     def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
         """Summarize records lazily, in order."""
         results = self._results
-        return results.counted(
-            annotate(
-                records,
-                self._start,
-                lambda _, found: results.fields({"": found}),
-                empty=results.empty,
-            )
+        return annotate(
+            records,
+            self._start,
+            lambda _, found: results.fields({"": found}),
+            empty=results.empty,
+            counts=lambda found: results.counts({"": found}),
         )
 
     def _start(self, texts: Mapping[str, Record]) -> Outcome[Result]:
@@ -176,7 +175,11 @@ class _Document(NamedTuple):
             return self
         result = combine([part for answer in answers for part in (" ", answer)][1:])
         flags = {*self.result.flags, *result.flags}
-        result = result._replace(flags=[flag for flag in FLAGS if flag in flags])
+        result = result._replace(
+            flags=[flag for flag in FLAGS if flag in flags],
+            num_read=self.result.num_read + result.num_read,
+            num_written=self.result.num_written + result.num_written,
+        )
         return self._replace(text=result.texts[0], result=result)
 
 

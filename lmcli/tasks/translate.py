@@ -114,15 +114,14 @@ class Translate:
     def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
         """Translate records lazily, in order."""
         results = self._results
-        return results.counted(
-            annotate(
-                records,
-                self._start,
-                lambda _, found: results.fields(found),
-                empty=results.empty,
-                max_records=_WINDOW_RECORDS,
-                max_chars=_WINDOW_CHARS,
-            )
+        return annotate(
+            records,
+            self._start,
+            lambda _, found: results.fields(found),
+            empty=results.empty,
+            counts=results.counts,
+            max_records=_WINDOW_RECORDS,
+            max_chars=_WINDOW_CHARS,
         )
 
     def _start(self, texts: Iterable[str]) -> Outcome[dict[str, Result]]:

@@ -186,7 +186,8 @@ def test_accuracy_is_reported(cli: Cli, bundle: Path) -> None:
         "lmcli: accuracy 0.6667 (2 of 3), 95 % interval 0.2077 to 0.9385; always 'Good' would be 0.6667\n",
     )
     summary = json.loads(Path("summary.json").read_text())
-    assert (summary["format"], summary["records"], summary["gold"]["correct"]) == (1, 3, 2)
+    assert (summary["schema_version"], summary["records"]) == (1, 3)
+    assert summary["stages"][0]["gold"]["correct"] == 2
     quiet = cli("prompt", "-q", "-m", bundle, *options, "in.tsv")
     assert (quiet.out, quiet.err) == (ended.out, "")
 
@@ -198,7 +199,7 @@ def test_the_summary_is_written_if_records_failed(cli: Cli, bundle: Path) -> Non
     assert ended.code == 1
     assert json.loads(ended.out.splitlines()[1])["error"]["code"] == "missing_field"
     summary = json.loads(Path("summary.json").read_text())
-    assert (summary["failed"], summary["gold"]["accuracy"]) == (1, 1.0)
+    assert (summary["failed"], summary["stages"][0]["gold"]["accuracy"]) == (1, 1.0)
 
 
 @pytest.mark.parametrize("suffix", ["", "_flags", "_dropped", "_votes", "_trace"])

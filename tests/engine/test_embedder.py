@@ -52,7 +52,15 @@ def test_a_text_that_the_tokenizer_refuses(tmp_path: Path) -> None:
         found = embedder.submit(["cat", "bird"])()
     assert isinstance(found["bird"], TokenizeError)
     assert not isinstance(found["cat"], TokenizeError)
-    assert found["cat"].tolist() == [3, 4]
+    assert (found["cat"].vector.tolist(), found["cat"].num_tokens) == ([3, 4], 3)
+
+
+def test_the_tokens_of_all_windows_count(vectors: Path) -> None:
+    """Five words, of which the second window reads one again, and the two special tokens of each."""
+    with open_embedder(vectors) as embedder:
+        [found] = embedder.submit(["cat cat cat cat dog"])().values()
+    assert not isinstance(found, TokenizeError)
+    assert found.num_tokens == 6 + 4
 
 
 def test_a_graph_without_embeddings_is_refused(tmp_path: Path) -> None:

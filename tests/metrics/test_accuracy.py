@@ -1,13 +1,20 @@
+from collections import Counter
+
 import pytest
 
-from lmcli.metrics.accuracy import Tally, wilson_interval
+from lmcli.metrics.accuracy import Tally, marks, wilson_interval
+
+
+def counts(*pairs: tuple[str, str]) -> Counter[str]:
+    """The marks of gold and answer, added up."""
+    added: Counter[str] = Counter()
+    for gold, answer in pairs:
+        added.update(marks(gold, answer))
+    return added
 
 
 def tally(*pairs: tuple[str, str]) -> Tally:
-    made = Tally()
-    for gold, answer in pairs:
-        made.add(gold, answer)
-    return made
+    return Tally(counts(*pairs))
 
 
 @pytest.mark.parametrize(
@@ -22,6 +29,25 @@ def tally(*pairs: tuple[str, str]) -> Tally:
 )
 def test_wilson_interval(correct: int, count: int, interval: tuple[float, float]) -> None:
     assert wilson_interval(correct, count) == pytest.approx(interval, abs=1e-6)
+
+
+def test_marks_add_up() -> None:
+    assert marks(" Yes", "yes\n") == {"gold:Yes": 1, "given:yes": 1, "right:Yes": 1}
+    assert counts(("a:b", "no"), ("a:b", "A:B")) == {
+        "gold:a:b": 2,
+        "given:no": 1,
+        "given:A:B": 1,
+        "right:a:b": 1,
+    }
+
+
+def test_counts_of_something_else_mean_nothing() -> None:
+    others = {"results": 5, "flag:copy": 3, "tokens": 9}
+    assert Tally(counts(("a", "b")) | others).summary() == tally(("a", "b")).summary()
+
+
+def test_a_label_may_hold_a_colon() -> None:
+    assert [*tally(("a:b", "no"), ("a:b", "A:B")).summary()["labels"]] == ["a:b"]
 
 
 def test_a_summary() -> None:

@@ -169,3 +169,9 @@ def test_appended_cells_come_back(old: list[str], new: list[str], table_format: 
         *parse_cells(raw, table_format),
         *parse_cells(format_cells(new, table_format), table_format),
     ]
+
+
+@pytest.mark.timeout(20)
+def test_a_table_in_which_every_row_is_bad_takes_linear_time() -> None:
+    rows = iter_rows((b'"x"y,1\n' for _ in range(200_000)), "csv")
+    assert sum(row.failure is not None for row in rows) == 200_000

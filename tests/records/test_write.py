@@ -1,4 +1,3 @@
-import io
 import json
 from typing import Any
 
@@ -8,7 +7,7 @@ from lmcli.errors import DataError
 from lmcli.records.read import InputFormat
 from lmcli.records.record import Failure, Record
 from lmcli.records.tables import Header
-from lmcli.records.write import OutputFormat, RecordWriter, WriteOptions
+from lmcli.records.write import OutputFormat, SlotEncoder, WriteOptions
 
 HEADER = Header(b'"id",text', ("id", "text"))
 TSV_HEADER = Header(b"id\ttext", ("id", "text"))
@@ -33,12 +32,11 @@ def write(
         columns=columns,
         for_terminal=for_terminal,
     )
-    stream = io.BytesIO()
-    writer = RecordWriter(stream, options, lambda: header)
+    slots = SlotEncoder(options, header)
+    written = slots.preamble()
     for record in records:
-        writer.write(record)
-    writer.finish()
-    return stream.getvalue()
+        written += slots.slot(record, is_first=not written)
+    return written
 
 
 def good(text: str, raw: bytes | None = None) -> Record:

@@ -62,4 +62,10 @@ def test_a_line_is_a_json_array(vectors: Path) -> None:
         task = Embed(embedder, EmbedOptions())
         lines = [task.lines(record) for record in task([Record("cat"), Record("")])]
     assert lines == [["[3.0,4.0]"], [""]]
-    assert (task.adds, task.columns, task.remarks()) == (("embedding",), ("embedding",), [])
+    assert (task.adds, task.columns, task.remarks({})) == (("embedding",), ("embedding",), [])
+
+
+def test_tokens_are_counted(vectors: Path) -> None:
+    blank, one, again = records_of(vectors, [Record(" "), Record("cat dog"), Record("cat dog")], as_field="v")
+    assert dict(blank.counts) == {}
+    assert dict(one.counts) == dict(again.counts) == {"v.results": 1, "v.tokens": 4}

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from lmcli.cli.generation import Generation
+from lmcli.cli.commands.generation import Generation
 from lmcli.engine.generation import GenerationConfig
 from lmcli.errors import UsageError
 from lmcli.tasks.generation import GenerationOptions, retry_config

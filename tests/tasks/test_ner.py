@@ -55,6 +55,14 @@ def test_entities(names: Path) -> None:
     ]
 
 
+def test_tokens_are_counted(names: Path) -> None:
+    blank, one, again = records_of(
+        names, [Record(""), Record("Marie Curie left"), Record("Marie Curie left")]
+    )
+    assert dict(blank.counts) == {}
+    assert dict(one.counts) == dict(again.counts) == {"entities.results": 1, "entities.tokens": 5}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

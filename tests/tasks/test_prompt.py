@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from lmcli.prompting.examples import Example, Shots, make_shots
 from lmcli.prompting.strategy import Stepwise, read_strategy
 from lmcli.prompting.template import Template
 from lmcli.records.record import Record
+from lmcli.tasks.counts import summary
 from lmcli.tasks.generation import GenerationOptions
 from lmcli.tasks.prompt import Prompt
 from lmcli.tasks.prompt_options import PromptOptions, check_takes_examples, plan
@@ -61,6 +63,15 @@ def fields(task: Prompt, records: Sequence[Record]) -> list[Any]:
     return [record.failure or dict(record.fields) for record in task(records)]
 
 
+def counted(task: Prompt, records: Sequence[Record]) -> tuple[list[Any], Counter[str]]:
+    """The same, and what all records count, added up."""
+    done = list(task(records))
+    added: Counter[str] = Counter()
+    for record in done:
+        added.update(record.counts)
+    return [record.failure or dict(record.fields) for record in done], added
+
+
 def answers(task: Prompt, *lines: str) -> list[Any]:
     return [found["answer"] for found in fields(task, texts(*lines))]
 
@@ -73,9 +84,10 @@ def few(*pairs: tuple[str, str], num_shots: int = 8) -> Shots:
 def test_each_record_has_its_answer(model: Model) -> None:
     toy_model = model()
     task = make(toy_model, template=Template.parse("say {text}"))
-    assert answers(task, "one", "", "two", " ", "one") == ["SAY ONE", "", "SAY TWO", "", "SAY ONE"]
+    found, counts = counted(task, texts("one", "", "two", " ", "one"))
+    assert [each["answer"] for each in found] == ["SAY ONE", "", "SAY TWO", "", "SAY ONE"]
     assert toy_model.asked == [2]  # equal texts are asked once
-    assert task.remarks() == []
+    assert task.remarks(counts) == []
     assert (task.adds, task.columns) == (
         ("answer", "answer_flags", "answer_dropped"),
         ("answer", "answer_flags"),
@@ -144,11 +156,45 @@ def test_outputs_that_look_wrong_are_flagged(model: Model) -> None:
         model(speech=lambda question: "no no no no" if question == "a" else question),
         generation=GenerationOptions(max_new_tokens=8),
     )
-    loop, cut, fine = fields(task, texts("a", "abcdefghij", "b"))
+    (loop, cut, fine), counts = counted(task, texts("a", "abcdefghij", "b"))
     assert loop == {"answer": "no no no no", "answer_flags": ["repetition", "length_limit"]}
     assert cut == {"answer": "abcdefgh", "answer_flags": ["length_limit"]}
     assert fine == {"answer": "b"}
-    assert task.remarks() == ["of 3 answers: 1 repetition, 2 length_limit (see answer_flags in JSONL output)"]
+    assert task.remarks(counts) == [
+        "of 3 answers: 1 repetition, 2 length_limit (see answer_flags in JSONL output)"
+    ]
+    numbers = summary("answer", counts)
+    assert (numbers["truncated"], numbers["degenerate"]) == (2, 1)
+    assert numbers["flags"] == {"repetition": 1, "length_limit": 2}
+
+
+def test_tokens_are_counted(model: Model) -> None:
+    """Bytes, and one for the start; equal texts are asked once and count twice."""
+    task = make(model(), raw=True)
+    done = list(task(texts("abc", "", "de", "abc")))
+    blank = done.pop(1)
+    assert dict(blank.counts) == {}
+    assert [dict(record.counts) for record in done] == [
+        {"answer.results": 1, "answer.tokens": 1 + size, "answer.new_tokens": size} for size in (3, 2, 3)
+    ]
+
+
+def test_the_tokens_of_all_steps_and_samples_count(model: Model, tmp_path: Path) -> None:
+    sampling = GenerationOptions(sample=True)
+    [sampled] = make(model(speech=lambda _: "=1"), raw=True, samples=3, generation=sampling)(texts("ab"))
+    assert dict(sampled.counts) == {"answer.results": 1, "answer.tokens": 3, "answer.new_tokens": 3 * 2}
+    toy_model = model(speech=work_out)
+    [worked_out] = make(toy_model, strategy=stepwise(tmp_path))(texts("ab and c"))
+    outputs = [step["output"] for step in worked_out.fields["answer_trace"]]
+    assert dict(worked_out.counts) == {
+        "answer.results": 1,
+        "answer.tokens": num_tokens(toy_model.seen),
+        "answer.new_tokens": num_tokens(outputs),
+    }
+
+
+def num_tokens(texts: Sequence[str]) -> int:
+    return sum(len(toy.tokenizer().encode(text, add_special_tokens=False).ids) for text in texts)
 
 
 def test_loops_are_decoded_again(model: Model) -> None:
@@ -163,11 +209,11 @@ def test_a_prompt_without_room_fails_or_loses_examples(model: Model, tmp_path: P
     shots = few(("0123456789" * 3, "a"), ("q", "b"))
     limit = GenerationOptions(max_new_tokens=16)
     dropping = make(small(model, tmp_path, 100), shots=shots, generation=limit)
-    assert fields(dropping, texts("x", "y" * 90)) == [
-        {"answer": "X", "answer_dropped": 1},
-        dropping_failure(task=dropping),
-    ]
-    assert dropping.remarks() == ["1 prompt lost examples, to fit (see answer_dropped in JSONL output)"]
+    found, counts = counted(dropping, texts("x", "y" * 90))
+    assert found == [{"answer": "X", "answer_dropped": 1}, dropping_failure(task=dropping)]
+    assert dropping.remarks(counts) == ["1 prompt lost examples, to fit (see answer_dropped in JSONL output)"]
+    numbers = summary("answer", counts)
+    assert (numbers["results"], numbers["dropped"], numbers["truncated"]) == (1, 1, 1)
     failing = make(small(model, tmp_path, 100), shots=shots, generation=limit, fit="fail")
     [failure] = fields(failing, texts("x"))
     assert failure.code == "too_long"
@@ -261,14 +307,14 @@ def test_choices_that_do_not_fit(model: Model, tmp_path: Path) -> None:
 
 def test_the_answer_is_found_in_the_output(model: Model) -> None:
     task = make(model(speech=lambda question: f"1? {question}"), extract=re.compile(r"=(\d+)"))
-    found, missing = fields(task, texts("=1, no =22", "x"))
+    (found, missing), counts = counted(task, texts("=1, no =22", "x"))
     assert found == {"answer": "22", "answer_trace": [{"output": "1? =1, no =22"}]}
     assert missing == {
         "answer": "",
         "answer_flags": ["unanswered"],
         "answer_trace": [{"output": "1? x"}],
     }
-    assert task.remarks() == ["of 2 answers: 1 unanswered (see answer_flags in JSONL output)"]
+    assert task.remarks(counts) == ["of 2 answers: 1 unanswered (see answer_flags in JSONL output)"]
 
 
 def test_chain_of_thought(model: Model) -> None:
@@ -391,22 +437,36 @@ def test_answers_are_compared_with_right_ones(model: Model) -> None:
     records = objects(
         {"text": "a", "right": " a"}, {"text": "b", "right": "c"}, {"text": "x"}, {"text": "", "right": "d"}
     )
-    found = fields(task, records)
+    found, counts = counted(task, records)
     assert [each["answer"] for each in (found[0], found[1], found[3])] == ["A", "B", ""]
     assert (found[2].code, found[2].message) == ("missing_field", "no field 'right'; there are 'text'")
-    assert task.remarks() == [
+    assert task.remarks(counts) == [
         "accuracy 0.5000 (1 of 2), 95 % interval 0.0945 to 0.9055; always 'a' would be 0.5000"
     ]
-    summary = task.summary()
-    assert summary.pop("gold")["correct"] == 1
-    assert summary == {
-        "format": 1,
-        "records": 4,
-        "failed": 1,
-        "answered": 2,
-        "dropped": 0,
-        "flags": {"repetition": 0, "length_limit": 0, "unanswered": 0},
-    }
+    numbers = summary("answer", counts)
+    assert numbers.pop("gold")["correct"] == 1
+    assert (numbers.pop("tokens") > 2, numbers) == (
+        True,
+        {
+            "results": 2,
+            "cached": 0,
+            "new_tokens": 2,
+            "truncated": 0,
+            "degenerate": 0,
+            "dropped": 0,
+            "flags": {},
+        },
+    )
+
+
+def test_nothing_compared_is_said_too(model: Model) -> None:
+    task = make(model(), gold="right")
+    assert task.remarks({}) == ["accuracy: there is nothing to compare"]
+
+
+def test_choices_count_what_is_read(model: Model) -> None:
+    [record] = make(model(), raw=True, choices=("good", "bad"))(texts("abc"))
+    assert dict(record.counts) == {"answer.results": 1, "answer.tokens": 4}
 
 
 def test_a_single_answer_is_shown_while_it_is_written(model: Model) -> None:
@@ -464,7 +524,7 @@ def test_prompts_are_shown_without_a_model(tmp_path: Path) -> None:
     assert dict(first.fields) == {"answer_prompt": "say <s>", "answer_tokens": 8}
     assert task.lines(first) == ["=== -:1, 8 tokens", "say <s>"]
     assert second.failure is not None
-    assert (second.failure.code, task.remarks()) == ("too_long", [])
+    assert (second.failure.code, task.remarks({})) == ("too_long", [])
 
 
 def test_shown_prompts_are_those_of_the_run(model: Model, tmp_path: Path) -> None:

@@ -1,21 +1,38 @@
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from lmcli.records.record import Failure, Record
+from lmcli.records.record import Record
 from lmcli.tasks.generation import GenerationOptions
 from lmcli.tasks.generator import Answer, Output
 from lmcli.tasks.results import Result, Results, combine
 
 
-def answer(*outputs: tuple[str, float, int], flags: tuple[str, ...] = ()) -> Answer:
-    return Answer([Output(text, score, size, is_complete=True) for text, score, size in outputs], flags)
+def answer(
+    *outputs: tuple[str, float, int],
+    flags: tuple[str, ...] = (),
+    num_read: int = 0,
+    is_complete: bool = True,
+) -> Answer:
+    made = [Output(text, score, size, is_complete=is_complete) for text, score, size in outputs]
+    return Answer(made, flags, num_read)
 
 
 def test_parts_are_joined_rank_by_rank() -> None:
     parts: list[str | Answer]
     parts = [answer(("A", -1, 2), ("a", -2, 2)), "\n", answer(("B", -4, 1), ("b", -5, 1), ("c", -8, 1))]
-    assert combine(parts) == Result(["A\nB", "a\nb", "a\nc"], [-2, -3, -4], [])
+    assert combine(parts) == Result(["A\nB", "a\nb", "a\nc"], [-2, -3, -4], [], num_written=7)
+
+
+def test_tokens_are_added_up() -> None:
+    parts = [answer(("A", -1, 2), ("a", -2, 3), num_read=5), answer(("B", -1, 4), num_read=7)]
+    assert combine(parts)[3:] == (12, 9, False)
+
+
+def test_a_text_is_cut_where_one_of_its_parts_is() -> None:
+    assert combine([answer(("A", -1, 2)), answer(("B", -1, 2), is_complete=False)]).is_cut
+    assert not combine(["A", answer(("B", -1, 2))]).is_cut
 
 
 def test_flags_are_united_in_their_order() -> None:
@@ -139,18 +156,46 @@ def test_a_blank_record_is_an_empty_line(options: dict[str, Any]) -> None:
     assert made.lines(Record(" ").with_fields(**made.empty)) == [""]
 
 
+def counts(made: Results, *found: dict[str, Result]) -> Counter[str]:
+    """The counts of results, added up."""
+    added: Counter[str] = Counter()
+    for each in found:
+        added.update(made.counts(each))
+    return added
+
+
 def remarks(made: Results, *found: dict[str, Result]) -> list[str]:
-    records = [Record("text").with_fields(**made.fields(each)) for each in found]
-    others = [Record("").with_fields(**made.empty), Record("bad", failure=Failure("tokenizer", "no"))]
-    assert [*made.counted([*records, *others])] == [*records, *others]
-    return made.remarks()
+    return made.remarks(counts(made, *found))
 
 
 def test_degenerate_results_are_counted() -> None:
-    assert remarks(results(), ONE, ONE) == []
+    assert remarks(results()) == remarks(results(), ONE, ONE) == []
     assert remarks(results(), ONE, FLAGGED) == [
         "1 of 2 translations looks degenerate: 1 repetition, 1 length (see t_flags in JSONL output)"
     ]
     assert remarks(results(("fr", "de")), TWO, TWO) == [
         "2 of 4 translations look degenerate: 2 copy (see t_flags in JSONL output)"
     ]
+
+
+def test_counts_of_other_tasks_make_no_remark() -> None:
+    assert results().remarks({"u.degenerate": 1, "u.results": 1, "tt.degenerate": 1}) == []
+
+
+def test_counts_hold_what_there_is() -> None:
+    assert results().counts(ONE) == {"t.results": 1}
+    cut = Result(["la la"], [-3.0], ["repetition", "length"], num_read=4, num_written=9, is_cut=True)
+    assert results().counts({"": cut}) == {
+        "t.results": 1,
+        "t.tokens": 4,
+        "t.new_tokens": 9,
+        "t.truncated": 1,
+        "t.degenerate": 1,
+        "t.flag:repetition": 1,
+        "t.flag:length": 1,
+    }
+
+
+def test_each_language_counts() -> None:
+    made = results(("fr", "de"))
+    assert made.counts(TWO) == {"t.results": 2, "t.degenerate": 1, "t.flag:copy": 1}

@@ -182,6 +182,20 @@ def test_more_records_than_a_window_stay_in_order(moods: Path) -> None:
     ]
 
 
+def test_tokens_are_counted(moods: Path) -> None:
+    """Those of a text that occurs again as often as it does, those of a blank one not at all."""
+    failed = Record("good", failure=Failure("invalid_json", "not JSON"))
+    records = records_of(moods, [Record("a good film"), failed, Record(" "), Record("a good film")])
+    counts = {"sentiment.results": 1, "sentiment.tokens": 5}
+    assert [dict(record.counts) for record in records] == [counts, {}, {}, counts]
+
+
+def test_tokens_of_windows_count_as_often_as_they_are_read(tmp_path: Path) -> None:
+    path = tiny.write_sentiment(tmp_path / "moods", context_length=8)
+    [record] = records_of(path, [Record("good " * 7)])
+    assert record.counts["sentiment.tokens"] == (6 + 2) + (2 + 2)
+
+
 def test_the_field_is_named_by_the_options(moods: Path) -> None:
     [record] = records_of(moods, [Record("good").with_fields(kept=1)], as_field="mood")
     assert record.fields == {"kept": 1, "mood": {"label": "POSITIVE", "score": odds(1)}}

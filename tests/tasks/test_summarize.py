@@ -192,6 +192,39 @@ def test_scores_and_the_n_best(beginnings: Path) -> None:
     assert 0 > best["score"] > second["score"]
 
 
+def test_tokens_are_counted(beginnings: Path) -> None:
+    """Each byte of the text, of what stands before it, and the end."""
+    text = "A text that is longer than its summary."
+    once, stays, again = records_of(beginnings, [Record(text), Record("Short."), Record(text)])
+    counts = {
+        "summary.results": 1,
+        "summary.tokens": len("tl;dr: ") + len(text) + 1,
+        "summary.new_tokens": 24 + 1,
+    }
+    assert [dict(record.counts) for record in (once, stays, again)] == [
+        counts,
+        {"summary.results": 1},
+        counts,
+    ]
+
+
+def test_the_tokens_of_all_chunks_count(beginnings: Path) -> None:
+    """Two chunks, and the summary of their two summaries."""
+    [record] = records_of(beginnings, [Record(PARAGRAPHS)])
+    paragraphs = PARAGRAPHS.split("\n\n")
+    rows = [*paragraphs, " ".join(paragraph[:24] for paragraph in paragraphs)]
+    assert record.counts["summary.new_tokens"] == 3 * (24 + 1)
+    assert record.counts["summary.tokens"] == sum(len(f"tl;dr: {row}") + 1 for row in rows)
+
+
+def test_a_summary_is_truncated_unless_it_ends_with_a_sentence(copies: Path) -> None:
+    cut, whole = records_of(
+        copies, [Record("No sentence of this is over before the limit"), Record(PARAGRAPH)]
+    )
+    assert cut.counts["summary.truncated"] == cut.counts["summary.flag:length"] == 1
+    assert "summary.truncated" not in whole.counts
+
+
 @pytest.mark.parametrize("text", ["", " ", "\t\r"], ids=repr)
 def test_a_blank_record_has_an_empty_summary(beginnings: Path, text: str) -> None:
     assert fields(beginnings, text) == {"summary": ""}

@@ -245,6 +245,38 @@ def test_samples_depend_on_the_text_alone(capitals: Path) -> None:
     assert records_of(capitals, records[1:2], generation=generation) == [second]
 
 
+def test_tokens_are_counted(capitals: Path) -> None:
+    """Each byte and the end are tokens, in the text and in its translation."""
+    failed = Record("a", failure=Failure("invalid_json", "not JSON"))
+    records = records_of(capitals, [Record("ab. c."), Record("12"), Record(""), failed, Record("ab. c.")])
+    counts = {"translation.results": 1, "translation.tokens": 4 + 3, "translation.new_tokens": 4 + 3}
+    assert [dict(record.counts) for record in records] == [counts, {"translation.results": 1}, {}, {}, counts]
+
+
+def test_each_language_and_each_of_the_n_best_counts(polyglot: Path) -> None:
+    """A row begins with the token of its language."""
+    [record] = records_of(polyglot, [Record("ab")], to=("fr", "de"), generation={"nbest": 2})
+    assert dict(record.counts) == {
+        "translation.results": 2,
+        "translation.tokens": 2 * 4,
+        "translation.new_tokens": 2 * 2 * 3,
+    }
+
+
+def test_what_ends_at_a_limit_counts_as_truncated(capitals: Path) -> None:
+    [loop, fine] = records_of(capitals, [Record("a ^"), Record("a")], generation={"max_new_tokens": 20})
+    assert dict(loop.counts) == {
+        "translation.results": 1,
+        "translation.tokens": 4,
+        "translation.new_tokens": 20,
+        "translation.truncated": 1,
+        "translation.degenerate": 1,
+        "translation.flag:repetition": 1,
+        "translation.flag:length": 1,
+    }
+    assert "translation.truncated" not in fine.counts
+
+
 @pytest.mark.parametrize("text", ["", " ", "\t\r", "\u3000\xa0"], ids=repr)
 def test_a_blank_record_has_an_empty_translation(capitals: Path, text: str) -> None:
     assert fields(capitals, text, generation={"scores": True, "nbest": 2}) == {

@@ -51,7 +51,12 @@ class Failures:
         if self._log is not None:
             self._log.write(record)
         if self._most_messages is None or self.count <= self._most_messages:
-            say(f"{record.source}:{record.line}: {record.failure.message}")
+            say(
+                f"{record.source}:{record.line}: {record.failure.message}",
+                source=record.source,
+                line=record.line,
+                code=record.failure.code,
+            )
         if self._limit is not None and self.count > self._limit:
             option = f"--max-errors {self._limit}" if self._limit else "--fail-fast"
             records = "1 failed record" if self.count == 1 else f"{self.count} failed records"

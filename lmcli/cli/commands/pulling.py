@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lmcli.cli.exporting import store_for_bundles
+from lmcli.cli.commands.exporting import store_for_bundles
+from lmcli.cli.commands.models import show_rows
 from lmcli.cli.messages import print_data, say
-from lmcli.cli.models import show_rows
 from lmcli.errors import BundleError
 
 if TYPE_CHECKING:

@@ -2,27 +2,28 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from lmcli.cli.generation import Generation
-from lmcli.cli.labelling import As
-from lmcli.cli.streams import Streams, with_streams
+from lmcli.cli.commands.generation import Generation
+from lmcli.cli.streams import As, Model, Streams
 from lmcli.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
     from lmcli.bundle.store import Bundle
     from lmcli.engine.devices import Device
+    from lmcli.pipeline.stage import Stage
     from lmcli.prompting.chat import ChatTemplate
     from lmcli.tasks.generator import Engine
 
 Option = typer.Option
 
 
-@with_streams
 def translate(
     *,
+    model: Model = None,
     to: Annotated[
         str | None,
         Option(metavar="LANG[,LANG...]", help="Languages to translate into, by code or name: fr, French."),
@@ -39,8 +40,8 @@ def translate(
     ] = False,
     as_field: As = "translation",
     generation: Generation,
-    streams: Streams,
-) -> None:
+    streams: Streams,  # noqa: ARG001
+) -> "Stage":
     """Translate each text.
 
     Text output has the translation; several languages are separated by tabs. JSONL and tables, written
@@ -49,7 +50,7 @@ def translate(
     Example: lmcli translate --by doc letter.txt
     """
     from lmcli.bundle.load import load_seq2seq
-    from lmcli.cli.run import run_task
+    from lmcli.pipeline.stage import Stage
     from lmcli.tasks.generation import GenerationOptions
     from lmcli.tasks.translate import Translate, TranslateOptions, plan
 
@@ -64,19 +65,23 @@ def translate(
         as_field=as_field,
         generation=GenerationOptions(**vars(generation)),
     )
-    run_task(
-        streams,
-        "translation",
-        load_seq2seq,
-        lambda manifest, engine: Translate(manifest, engine, options),
+    return Stage(
+        command="translate",
+        task="translation",
+        adds=as_field,
+        model=model,
+        load=load_seq2seq,
+        make=lambda manifest, engine: Translate(manifest, engine, options),
+        identity=asdict(options),
         check=lambda manifest: plan(manifest, options),
-        prose=len(targets) <= 1 and options.generation.has_plain_text,
+        writes_text=len(targets) <= 1,
+        is_prose=len(targets) <= 1 and options.generation.has_plain_text,
     )
 
 
-@with_streams
 def summarize(
     *,
+    model: Model = None,
     length: Annotated[
         Literal["short", "medium", "long"],
         Option(help="A sentence or a tenth of the text, the model's own length, or more detail."),
@@ -87,7 +92,7 @@ def summarize(
     as_field: As = "summary",
     generation: Generation,
     streams: Streams,
-) -> None:
+) -> "Stage":
     """Summarize each text; --by doc makes a file one text.
 
     Text output has the summary. JSONL and tables, written in the format they came in, keep every original
@@ -95,7 +100,8 @@ def summarize(
 
     Example: lmcli summarize --by doc report.txt
     """
-    from lmcli.cli.run import reporter, run_task
+    from lmcli.cli.running.inputs import reporter
+    from lmcli.pipeline.stage import Stage
     from lmcli.tasks.generation import GenerationOptions
     from lmcli.tasks.summarize import Summarize
     from lmcli.tasks.summarize_options import SummarizeOptions, plan
@@ -106,16 +112,20 @@ def summarize(
         as_field=as_field,
         generation=GenerationOptions(**vars(generation)),
     )
-    run_task(
-        streams,
-        "summarization",
-        _load_summarizer,
-        lambda manifest, loaded: Summarize(
+    return Stage(
+        command="summarize",
+        task="summarization",
+        adds=as_field,
+        model=model,
+        load=_load_summarizer,
+        make=lambda manifest, loaded: Summarize(
             manifest, loaded.engine, options, chat=loaded.chat, report=reporter(streams)
         ),
+        identity=asdict(options),
         also=("text-generation",),
         check=lambda manifest: plan(manifest, options),
-        prose=options.generation.has_plain_text,
+        writes_text=True,
+        is_prose=options.generation.has_plain_text,
     )
 
 

@@ -1,7 +1,6 @@
 """The command `prompt`."""
 
 import dataclasses
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -11,16 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from lmcli.cli.generation import Generation
-from lmcli.cli.labelling import As
-from lmcli.cli.streams import Streams, with_streams
-from lmcli.errors import OutputError, UsageError
+from lmcli.cli.commands.generation import Generation
+from lmcli.cli.streams import As, Model, Streams
+from lmcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from lmcli.bundle.manifest import Manifest
     from lmcli.bundle.store import Bundle
     from lmcli.engine.devices import Device
     from lmcli.engine.tokenizer import Tokenizer
+    from lmcli.pipeline.stage import Stage
     from lmcli.prompting.dialogue import Frame
     from lmcli.prompting.examples import Embedder, Example, Shots
     from lmcli.prompting.model import LanguageModel
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 
 Option = typer.Option
 
+TEXT = Streams.field
 _MOST_SHOTS = 8
 
 
@@ -75,9 +74,9 @@ class Writing:
     ] = None
 
 
-@with_streams
 def prompt(
     *,
+    model: Model = None,
     template: Annotated[
         str, Option(metavar="TEXT|FILE", help="What to ask; {text} is the record's text, {name} a field.")
     ] = "{text}",
@@ -113,7 +112,6 @@ def prompt(
     gold: Annotated[
         str | None, Option(metavar="FIELD", help="The right answer; reports the accuracy.")
     ] = None,
-    summary: Annotated[str | None, Option(metavar="FILE", help="Write the run in numbers, as JSON.")] = None,
     prefix_cache: Annotated[
         bool, Option("--prefix-cache", help="Keep what the prompts begin with for the next run.")
     ] = False,
@@ -124,7 +122,7 @@ def prompt(
     writing: Writing,
     generation: Generation,
     streams: Streams,
-) -> None:
+) -> "Stage":
     """Ask a language model about each text, or have it choose between given answers.
 
     Text output has the answer; with --choices answer, score and text. JSONL and tables, written in the
@@ -154,21 +152,17 @@ def prompt(
         frequency_penalty=writing.frequency_penalty,
         stop=tuple(writing.stop or ()),
     )
-    streams = _with_field(streams, options)
-    run = _Run(
+    request = _Request(
         options,
         streams,
         few_shot,
+        model=model,
         seed=generation.seed or 0,
         system=None if system is None else _text_or_file(system),
         raw=raw,
         prefix_cache=prefix_cache,
     )
-    _check_fields(streams, [*options.template.fields, *([] if gold is None else [gold])])
-    if show_prompt is not None:
-        run.show(show_prompt)
-    else:
-        run.answer(summary)
+    return request.answering() if show_prompt is None else request.showing(show_prompt)
 
 
 class _Loaded(NamedTuple):
@@ -187,8 +181,8 @@ class _Tools(NamedTuple):
     shots: "Shots | None"
 
 
-class _Run:
-    """One call of the command: examples are read first, then bundles are loaded, then records answered."""
+class _Request:
+    """What the command asks for: examples are read first, then bundles are loaded, then records answered."""
 
     def __init__(
         self,
@@ -196,6 +190,7 @@ class _Run:
         streams: Streams,
         few_shot: FewShot,
         *,
+        model: str | None,
         seed: int,
         system: str | None,
         raw: bool,
@@ -204,59 +199,47 @@ class _Run:
         self._options = options
         self._streams = streams
         self._few_shot = few_shot
+        self._model = model
         self._seed = seed
         self._system = system
         self._raw = raw
         self._prefix_cache = prefix_cache
         self._examples = _read_examples(few_shot, options, streams)
 
-    def answer(self, summary: str | None) -> None:
-        """Answer all records. Exits with 1 if some failed, after the summary is written."""
-        from lmcli.cli.run import run_task
-        from lmcli.tasks.prompt import Prompt
+    def answering(self) -> "Stage":
+        """The stage that answers records."""
+        from lmcli.pipeline.stage import Stage
+        from lmcli.tasks.prompt import Prompt, question_of
         from lmcli.tasks.prompt_options import plan
 
-        _check_can_be_written(summary)
-        tasks: list[Prompt] = []
+        options = self._options
+        return Stage(
+            **self._common(),
+            load=self._load,
+            make=lambda manifest, loaded: Prompt(
+                manifest,
+                loaded.model,
+                loaded.frame,
+                options,
+                shots=loaded.shots,
+                show=_live_output(self._streams),
+            ),
+            check=lambda manifest: plan(manifest, options),
+            writes_text=not options.choices,
+            is_prose=options.has_plain_text,
+            cache_key=lambda record: question_of(record, options),
+        )
 
-        def make_task(manifest: "Manifest", loaded: _Loaded) -> Prompt:
-            show = _live_output(self._streams)
-            tasks.append(
-                Prompt(manifest, loaded.model, loaded.frame, self._options, shots=loaded.shots, show=show)
-            )
-            return tasks[0]
-
-        failed = None
-        try:
-            run_task(
-                self._streams,
-                "text-generation",
-                self._load,
-                make_task,
-                check=lambda manifest: plan(manifest, self._options),
-                prose=self._options.has_plain_text,
-            )
-        except typer.Exit as some_failed:
-            failed = some_failed
-        if summary is not None:
-            _write_summary(summary, tasks[0].summary())
-        if failed is not None:
-            raise failed
-
-    def show(self, num_records: int) -> None:
-        """Show the prompts of the first records."""
-        from lmcli.cli.run import run_task
+    def showing(self, num_records: int) -> "Stage":
+        """The stage that shows the prompts of the first records."""
+        from lmcli.pipeline.stage import Stage
         from lmcli.tasks.prompt_options import plan
         from lmcli.tasks.prompt_show import ShowPrompts
 
-        streams = self._streams
-        if streams.output_format == "auto":
-            streams = dataclasses.replace(streams, output_format="text")
-        run_task(
-            streams,
-            "text-generation",
-            self._load_tools,
-            lambda manifest, tools: ShowPrompts(
+        return Stage(
+            **self._common(),
+            load=self._load_tools,
+            make=lambda manifest, tools: ShowPrompts(
                 manifest,
                 tools.tokenizer,
                 tools.frame,
@@ -265,7 +248,31 @@ class _Run:
                 num_records=num_records,
             ),
             check=lambda manifest: plan(manifest, self._options),
+            is_for_people=True,
+            cache_key=lambda _: None,
         )
+
+    def _common(self) -> dict[str, Any]:
+        """What both stages have in common."""
+        options = self._options
+        names = [*options.template.fields, *([] if options.gold is None else [options.gold])]
+        return {
+            "command": "prompt",
+            "task": "text-generation",
+            "adds": options.as_field,
+            "model": self._model,
+            "text_field": _text_field(options),
+            "needs": tuple(name for name in names if name != TEXT),
+            "identity": {
+                **dataclasses.asdict(options),
+                **vars(self._few_shot),
+                "examples": [example._asdict() for example in self._examples],
+                "embedder": self._embedder_digest(),
+                "seed": self._seed,
+                "system": self._system,
+                "raw": self._raw,
+            },
+        }
 
     @contextmanager
     def _load(
@@ -315,6 +322,13 @@ class _Run:
         assert facts is not None, "the manifest of a language model has causal"
         return lambda tokenizer: Frame(tokenizer, chat, before=facts.before, system=self._system)
 
+    def _embedder_digest(self) -> str | None:
+        from lmcli.bundle.store import open_bundle
+
+        if self._few_shot.select != "similar":
+            return None
+        return open_bundle(self._few_shot.embedder, task="feature-extraction").digest
+
     def _open_embedder(
         self, device: "Device", threads: int, report: Callable[[str], None]
     ) -> AbstractContextManager["Embedder | None"]:
@@ -341,6 +355,11 @@ class _Run:
         )
 
 
+def _text_field(options: "PromptOptions") -> str | None:
+    """Without --field, and without {text}, the text of a record is the first field of the template."""
+    return None if TEXT in options.template.fields else options.template.fields[0]
+
+
 def _read_examples(few_shot: FewShot, options: "PromptOptions", streams: Streams) -> "list[Example]":
     """The examples, if there are to be any. Raises UsageError for options that need a file of them."""
     from lmcli.prompting.examples import read_examples
@@ -358,7 +377,7 @@ def _read_examples(few_shot: FewShot, options: "PromptOptions", streams: Streams
         few_shot.examples,
         options.template.fields,
         answer=few_shot.answer,
-        text_field=streams.field,
+        text_field=streams.field if streams.field != TEXT else _text_field(options) or TEXT,
         file_format=few_shot.examples_format,
         encoding=streams.encoding,
     )
@@ -380,37 +399,6 @@ def _generation_options(generation: Generation, few_shot: FewShot, *, sampling: 
             )
         given["seed"] = None
     return GenerationOptions(**given)
-
-
-def _with_field(streams: Streams, options: "PromptOptions") -> Streams:
-    """Without --field, and without {text}, the text of a record is the first field of the template."""
-    if streams.field != Streams.field or Streams.field in options.template.fields:
-        return streams
-    return dataclasses.replace(streams, field=options.template.fields[0])
-
-
-def _check_fields(streams: Streams, names: list[str]) -> None:
-    """Refuse fields that no record of the input can have, as far as that can be known beforehand."""
-    from lmcli.records.read import column_names, resolve_format
-
-    if streams.files is None and (streams.files_from or streams.files0_from):
-        return
-    inputs = list(streams.files or [])
-    input_format = resolve_format(inputs, streams.input_format)
-    if input_format == "jsonl":
-        return
-    known: tuple[str, ...] = ("text",)
-    if input_format != "text":
-        columns = column_names(inputs[0], input_format, streams.encoding) if inputs else None
-        if columns is None:
-            return
-        known = ("text", *columns)
-    for name in names:
-        if name not in known:
-            raise UsageError(
-                f"no field {name!r} in the input; there are {', '.join(map(repr, known))}",
-                hint="-I names the format of the input; write {{ and }} for braces in a template",
-            )
 
 
 def _choices(given: str | None) -> tuple[str, ...]:
@@ -448,6 +436,8 @@ def _live_output(streams: Streams) -> Callable[[str], None] | None:
     from lmcli.records.read import resolve_format
     from lmcli.records.terminal import escape_controls
 
+    if streams.is_pipeline:
+        return None
     wanted = streams.output_format
     shown = resolve_format(streams.files or [], streams.input_format) if wanted == "auto" else wanted
     is_terminal = streams.output in (None, "-") and sys.stdout is not None and sys.stdout.isatty()
@@ -461,15 +451,3 @@ def _live_output(streams: Streams) -> Callable[[str], None] | None:
         sys.stdout.flush()
 
     return show
-
-
-def _check_can_be_written(summary: str | None) -> None:
-    if summary is not None and not Path(summary).parent.is_dir():
-        raise OutputError(f"cannot create {summary}: there is no such directory")
-
-
-def _write_summary(path: str, summary: dict[str, Any]) -> None:
-    from lmcli.records.output import open_output
-
-    with open_output(path) as output:
-        output.write((json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())

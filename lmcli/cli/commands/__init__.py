@@ -1,0 +1,1 @@
+"""The commands: each turns its options into what is to be done."""

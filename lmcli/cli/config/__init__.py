@@ -1,0 +1,1 @@
+"""Options that are set outside the command line."""

@@ -1,0 +1,1 @@
+"""A run: from the options that all runs share to a finished output."""

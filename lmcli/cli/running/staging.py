@@ -1,0 +1,150 @@
+"""`prepare`: from what is asked for to models that are found, checked and, later, loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmcli import __version__
+from lmcli.bundle.store import Bundle, open_bundle, user_cache
+from lmcli.cli.messages import say
+from lmcli.cli.streams import Streams
+from lmcli.engine.devices import num_cores, parse_device
+from lmcli.pipeline.stage import Part, Report, Stage, Step
+from lmcli.tasks.base import Task
+from lmcli.tasks.cached import Cached
+from lmcli.tasks.rehearsal import Rehearsal, RehearsalTask, parse_rehearsal
+
+if TYPE_CHECKING:
+    from lmcli.records.result_cache import ResultCache
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A part of a pipeline and the model that it runs."""
+
+    part: Part
+    model: Bundle | Rehearsal | None
+    """None: it needs none."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a summary says of it before a record is read."""
+        facts: dict[str, Any] = {"command": self.part.command}
+        if isinstance(self.part, Stage):
+            facts["field"] = self.part.adds
+        if isinstance(self.model, Bundle):
+            manifest = self.model.manifest
+            facts["bundle"] = {
+                "name": manifest.name,
+                "precision": manifest.precision,
+                "sha256": self.model.digest,
+            }
+        elif isinstance(self.part, Stage):
+            facts["bundle"] = {"name": self.part.model}
+        return facts
+
+    def identity(self, device: str) -> dict[str, Any]:
+        """All that decides its results: JSON values by name."""
+        if isinstance(self.part, Step):
+            return {"command": self.part.command, "says": self.part.says}
+        facts: dict[str, Any] = {
+            "command": self.part.command,
+            "reads": self.part.reads,
+            "options": dict(self.part.identity),
+            "model": self.part.model if isinstance(self.model, Rehearsal) else None,
+        }
+        if isinstance(self.model, Bundle):
+            manifest = self.model.manifest
+            facts["model"] = {
+                "name": manifest.name,
+                "sha256": self.model.digest,
+                "device": manifest.device if manifest.device == "cpu" else device,
+            }
+        return facts
+
+    def open(self, stack: ExitStack, streams: Streams, cache: ResultCache | None, report: Report) -> Task:
+        """Load the model; `stack` closes it. What `cache` has of its results is not computed again."""
+        part = self.part
+        if isinstance(part, Step):
+            return part.task
+        if isinstance(self.model, Rehearsal):
+            style = part.identity.get("style", "inline")
+            task: Task = RehearsalTask(self.model, part.command, part.adds, style=style)
+        else:
+            assert self.model is not None
+            device, threads = parse_device(streams.device), streams.threads or num_cores()
+            engine = stack.enter_context(part.load(self.model, device, threads=threads, report=report))
+            task = part.make(self.model.manifest, engine)
+        if cache is None:
+            return task
+        return Cached(
+            task,
+            cache,
+            identity=json.dumps(self._results_identity(streams.device), sort_keys=True).encode(),
+            key=part.cache_key,
+            name=part.adds,
+        )
+
+    def _results_identity(self, device: str) -> Any:
+        return as_json({**self.identity(device), "reads": None, "versions": versions([self])})
+
+
+@contextmanager
+def open_cache(streams: Streams) -> Iterator[ResultCache]:
+    """The cache of --cache, in the user's folder for what can be computed again."""
+    from lmcli.records.result_cache import ResultCache
+
+    place = user_cache()
+    path = None if place is None else results_path(place)
+
+    def warn(message: str) -> None:
+        if not streams.quiet:
+            say(message, level="warning")
+
+    with ResultCache(path, max_bytes=streams.cache_size * 10**6, report=warn) as cache:
+        yield cache
+
+
+def results_path(place: Path) -> Path:
+    """The file of --cache in the folder for what can be computed again."""
+    return place / "results" / "results.db"
+
+
+def versions(staged: Iterable[Staged]) -> dict[str, Any]:
+    """Of lmcli, and of what decides how models round."""
+    found: dict[str, Any] = {"lmcli": __version__}
+    if any(isinstance(each.model, Bundle) for each in staged):
+        from lmcli.engine.session import kernels
+
+        found["onnxruntime"], *found["processor"] = kernels()
+    return found
+
+
+def as_json(facts: Any) -> Any:
+    """The facts as they are when they come back from a file."""
+    return json.loads(json.dumps(facts, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: patterns, and types of options that have no values of their own."""
+    return value.pattern if isinstance(value, re.Pattern) else repr(value)
+
+
+def prepare(streams: Streams, parts: Sequence[Part], report: Report) -> list[Staged]:
+    """Find and check the bundle of each part. Raises UsageError or BundleError."""
+    parse_device(streams.device)
+    return [Staged(part, _find_model(part, report) if isinstance(part, Stage) else None) for part in parts]
+
+
+def _find_model(stage: Stage, report: Report) -> Bundle | Rehearsal:
+    if rehearsal := parse_rehearsal(stage.model or ""):
+        return rehearsal
+    bundle = open_bundle(stage.model, task=stage.task, also=stage.also)
+    stage.check(bundle.manifest)
+    report(f"bundle {bundle.path} ({bundle.manifest.precision}, {bundle.manifest.device})")
+    return bundle

@@ -1,0 +1,1 @@
+"""Pipelines: their language, and the stages that need no model."""
