@@ -1,6 +1,9 @@
 """The entry point: `lmcli` and `python -m lmcli`."""
 
+import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 from lmcli.cli.signals import Stopped, let_signals_kill, stop_on_signals
 
@@ -18,5 +21,17 @@ def main() -> int:
         return stopped.exit_code or 0
 
 
+def enter() -> NoReturn:
+    """Run the command line as a process and end it.
+
+    At once: a thread that reads ahead may be inside native code, where Python's own way out would abort.
+    """
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or told already
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    enter()

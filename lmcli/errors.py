@@ -23,6 +23,7 @@ REBUILD = "get the bundle again, or export the model again with `lmcli export`"
 
 EXIT_OK = 0
 EXIT_RECORDS_FAILED = 1
+EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 

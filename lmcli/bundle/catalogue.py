@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import msgspec
 
 from lmcli.bundle.manifest import Task
 from lmcli.errors import UsageError
+from lmcli.spelling import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,8 @@ def find_entry(name: str) -> Entry:
     """The entry `name`. Raises UsageError when there is none."""
     entries = catalogue()
     if name not in entries:
-        close = difflib.get_close_matches(name, entries, n=1)
-        suggestion = f"; did you mean {close[0]!r}?" if close else ""
         raise UsageError(
-            f"the catalogue has no {name!r}{suggestion}",
+            f"the catalogue has no {name!r}{did_you_mean(name, entries, before='; ')}",
             hint=f"it has {', '.join(entries)}; `lmcli export SOURCE` takes other models",
         )
     return entries[name]

@@ -6,7 +6,6 @@ from anywhere: nothing in it is trusted unchecked.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 import os
@@ -23,6 +22,7 @@ import platformdirs
 from lmcli.bundle.catalogue import catalogue
 from lmcli.bundle.manifest import MANIFEST_NAME, FileFacts, Manifest, Task
 from lmcli.errors import REBUILD, BundleError, UsageError
+from lmcli.spelling import closest, did_you_mean
 
 DEFAULTS: Mapping[Task, str] = {
     "text-classification": "sentiment-en",
@@ -222,13 +222,14 @@ def _not_found(name: str, tasks: Collection[Task]) -> BundleError:
         if isinstance(found, Bundle) and found.manifest.task in tasks
     ]
     to_pull = [each for each, entry in catalogue().items() if entry.task in tasks]
-    close = [name] if name in to_pull else difflib.get_close_matches(name, [*names, *to_pull], n=1)
-    suggestion = f"; did you mean {close[0]!r}?" if close and close[0] != name else ""
+    known = [*names, *to_pull]
+    found = name if name in to_pull else closest(name, known)
+    suggestion = did_you_mean(name, known, before="; ") if found != name else ""
     kind = f" for {_either(tasks)}" if len(tasks) < len(COMMANDS) else ""
     there_are = f"the bundles{kind} are: {', '.join(names)}" if names else f"there are none{kind}"
     hint = f"{there_are}; `lmcli export SOURCE {name}` makes it from a model"
-    if close and close[0] not in names:
-        hint = f"`lmcli pull {close[0]}` gets it ({catalogue()[close[0]].cost})"
+    if found is not None and found not in names:
+        hint = f"`lmcli pull {found}` gets it ({catalogue()[found].cost})"
     return BundleError(f"there is no bundle {name!r}{suggestion}", hint=hint)
 
 

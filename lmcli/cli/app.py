@@ -1,5 +1,6 @@
 """The command line as a whole: `app` with its commands, and `run`, the one place where errors end."""
 
+import errno
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from lmcli.cli.config.context import NO_CONFIG, blamed, configure
 from lmcli.cli.config.keys import variable
 from lmcli.cli.messages import is_json, say, set_log_format
 from lmcli.cli.signals import Stopped
-from lmcli.errors import EXIT_OK, LmcliError
+from lmcli.errors import EXIT_OK, LmcliError, StreamError
 
 
 class _ReaderLeft(BaseException):
@@ -114,9 +115,12 @@ def run(argv: Sequence[str] | None = None) -> int:
         return stopped.exit_code or EXIT_OK
     except _ReaderLeft:
         _die_of_sigpipe()
-    except Exception:
+    except Exception as error:
         if Stopped.exit_code is not None:  # C code that was interrupted raised something else
             return Stopped.exit_code
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):  # Typer prints help
+            say(f"cannot write standard output: {error.strerror}")
+            return StreamError.exit_code
         trace = traceback.format_exc()
         say("this is a bug in lmcli", excerpt=trace, hint="please report it with the lines above")
         return LmcliError.exit_code

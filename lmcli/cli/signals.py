@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run in order. Imports nothing heavy: it is in force before anything else loads."""
+"""SIGINT, SIGTERM and SIGHUP end a run in order. Imports nothing heavy: it is in force before all else."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from lmcli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, TryAgainError
+from lmcli.errors import EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_TERMINATED, TryAgainError
 
 
 class Stopped(BaseException):
@@ -18,8 +18,8 @@ class Stopped(BaseException):
 
 
 def stop_on_signals() -> None:
-    """The first SIGINT or SIGTERM unwinds the run, so that temporary files go; the second one kills."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """The first of these signals unwinds the run, so that temporary files go; the second one kills."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Whoever starts a job with signals ignored (nohup, a shell's &) means it.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
@@ -51,6 +51,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 _EXIT_CODES = {
     signal.SIGINT: EXIT_INTERRUPTED,
     signal.SIGTERM: EXIT_TERMINATED,
+    signal.SIGHUP: EXIT_HUNG_UP,
     signal.SIGALRM: TryAgainError.exit_code,
 }
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lmcli.pipeline.fragment import STRING, Fragment, PipelineError, did_you_mean
+from lmcli.pipeline.fragment import STRING, Fragment, PipelineError
 from lmcli.pipeline.syntax import EXAMPLE, parse_tree
 from lmcli.pipeline.values import (
     COMPARISONS,
@@ -23,6 +23,7 @@ from lmcli.pipeline.values import (
     text_of,
     truth,
 )
+from lmcli.spelling import did_you_mean
 
 __all__ = ["Expression", "ExpressionError"]
 
@@ -134,7 +135,7 @@ class _Compiler:
         if name == "field":
             raise self._error("field() takes a name in quotes", node)
         if name not in FUNCTIONS:
-            suggestion = did_you_mean(name, [*FUNCTIONS, "matches", "field"])
+            suggestion = did_you_mean(name, [*FUNCTIONS, "matches", "field"], before="; ")
             raise self._error(f"no function {name!r}{suggestion}", node.func, _ALLOWED)
         function, arity = FUNCTIONS[name]
         if len(arguments) != arity:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmcli.errors import UsageError
@@ -72,12 +71,6 @@ def _visible(char: str) -> str:
     if char.isprintable() or char == "\t":
         return char
     return " " if char.isspace() else "\ufffd"
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message: the known name that is closest, if one is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def unquoted(piece: str) -> str:

@@ -17,9 +17,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from lmcli.pipeline.fragment import STRING, Fragment, PipelineError, at, did_you_mean, unquoted
+from lmcli.pipeline.fragment import STRING, Fragment, PipelineError, at, unquoted
+from lmcli.spelling import did_you_mean
 
-_EXAMPLE = "for example: translate to=en | ner"
+_EXAMPLE = "for example: sentiment | ner"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _WORD = re.compile(r"[^\s|'\"]+")
@@ -80,7 +81,7 @@ def unknown_option(call: StageCall, option: OptionGiven, known: Iterable[str]) -
     names = sorted(_shown(name) for name in known)
     name = _shown(option.name)
     return call.error(
-        f"{call.name} has no option {name!r}{did_you_mean(name, names)}",
+        f"{call.name} has no option {name!r}{did_you_mean(name, names, before='; ')}",
         option,
         hint=f"its options are {', '.join(names)}" if names else f"{call.name} has no options",
     )
@@ -103,7 +104,7 @@ def _stage(source: str, start: int, known: Collection[str]) -> tuple[StageCall, 
         _refuse("a stage begins with its name", source, start, _word_end(source, start))
     if known and name[0] not in known:
         raise PipelineError(
-            f"no stage {name[0]!r}{did_you_mean(name[0], known)}",
+            f"no stage {name[0]!r}{did_you_mean(name[0], known, before='; ')}",
             hint=f"stages are {', '.join(sorted(known))}",
             excerpt=at(source, start, name.end()),
         )

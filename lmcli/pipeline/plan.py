@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lmcli.pipeline.stage import Part, Stage
+from lmcli.spelling import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -26,25 +26,34 @@ def find_problem(parts: Sequence[Part], known: Sequence[str] | None) -> Problem 
 
     `known` are the fields that all records are read with; None: that is not known.
     """
-    added: list[str] = []
-    selected: list[str] = []
+    added: dict[str, Stage] = {}
+    used: list[str] = []
     given = None if known is None else list(known)
+    writer: Stage | None = None
     for index, part in enumerate(parts):
         for name in _reads(part):
-            if given is not None and not _is_there(name, given, added):
+            if problem := _missing_part(index, name, added):
+                return problem
+            if given is not None and not _is_there(name, given, list(added)):
                 return _missing(index, part, name, [*given, *added])
         if isinstance(part, Stage):
-            if part.adds in (*selected, *added):
+            # A selection may drop a field, but the numbers of the run would still have one name for two.
+            if part.adds in used:
+                hint = f"name one of them: {part.command} as=NAME"
+                return Problem(index, f"two stages add {part.adds!r}", hint, part.adds)
+            if part.reads is None and writer is not None and writer.writes_texts:
                 return Problem(
                     index,
-                    f"two stages add {part.adds!r}",
-                    f"name one of them: {part.command} as=NAME",
-                    part.adds,
+                    f"{writer.command} writes several texts",
+                    f"name the one to read: {part.command} field={writer.adds}.LANG",
+                    writer.adds,
                 )
-            added.append(part.adds)
+            added[part.adds] = part
+            used.append(part.adds)
+            writer = part if part.writes_text or part.writes_texts else writer
         elif part.replaces_fields:
-            selected, added = list(part.task.adds), []
-            given = selected
+            given, added = list(part.task.adds), {}
+            used += given
     return None
 
 
@@ -63,10 +72,19 @@ def _is_there(name: str, given: Sequence[str], added: Sequence[str]) -> bool:
     )
 
 
+def _missing_part(index: int, name: str, added: Mapping[str, Stage]) -> Problem | None:
+    """The problem with a path into the result of a stage that has no such part."""
+    field, _, rest = name.partition(".")
+    stage = added.get(field)
+    if stage is None or not rest or stage.parts is None or rest.partition(".")[0] in stage.parts:
+        return None
+    there_are = ", ".join(f"{field}.{part}" for part in stage.parts) or f"{field} alone"
+    return Problem(index, f"{stage.command} gives no {name!r}", f"there is {there_are}", name)
+
+
 def _missing(index: int, part: Part, name: str, known: Sequence[str]) -> Problem:
-    close = difflib.get_close_matches(name.partition(".")[0], known, n=1)
     there_are = ", ".join(map(repr, known)) or "none"
-    suggestion = f"; did you mean {close[0]!r}?" if close else ""
+    suggestion = did_you_mean(name.partition(".")[0], known, before="; ")
     hint = "-I names the format of the input" + (
         "; write {{ and }} for braces in a template" if part.command == "prompt" else ""
     )

@@ -61,6 +61,12 @@ class Stage:
     """Fields that a record must have besides its text."""
     writes_text: bool = False
     """Whether what it adds is a text, which the stages behind it read."""
+    writes_texts: bool = False
+    """Whether what it adds has several texts, of which a stage behind it has to name one."""
+    parts: tuple[str, ...] | None = None
+    """The keys of what it adds, if that is an object; None: not known."""
+    files: tuple[str, ...] = ()
+    """What it reads besides the inputs, which must not be written over."""
     is_styled: bool = False
     """Whether its lines are made for a terminal and bring their own escape sequences."""
     is_prose: bool = False

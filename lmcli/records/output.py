@@ -1,5 +1,6 @@
 """`open_output`: where the result goes. A file appears whole or not at all."""
 
+import glob
 import os
 import secrets
 import stat
@@ -15,6 +16,8 @@ from lmcli.records.compression import codec_of
 from lmcli.records.source import STDIN, reason
 
 STDOUT = "-"
+_LONGEST_NAME = 200
+"""Of an output, in the name of a temporary file: file systems allow 255 bytes."""
 _STDOUT = (None, STDOUT, "/dev/stdout")
 
 
@@ -85,7 +88,12 @@ def open_output(path: str | None, *, inputs: Sequence[str] = (), force: bool = F
 
 
 def create(path: Path, mode: str, *, shown: str) -> IO[bytes]:
-    """Open a file for writing; OutputError, with the name `shown`, if that cannot be."""
+    """Open a file for writing; OutputError, with the name `shown`, if that cannot be.
+
+    What `/dev/stderr` and the like lead to is open already, and keeps its content.
+    """
+    if _is_open_already(str(path)):
+        mode = mode.replace("w", "a")
     try:
         return path.open(mode)
     except (OSError, ValueError) as error:
@@ -140,7 +148,7 @@ def _open_directly(path: str) -> Iterator[Output]:
 @contextmanager
 def _open_replacement(path: str) -> Iterator[Output]:
     target = Path(os.path.realpath(path))  # of a symbolic link the link stays
-    temporary = target.with_name(f".lmcli-{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}.tmp")
     stream = create(temporary, "xb", shown=path)
     try:
         _keep_mode(stream, target)  # before the first byte: the old file may be private
@@ -170,6 +178,17 @@ def _finishing(output: Output) -> Iterator[Output]:
     output.finish()
 
 
+def sweep(target: Path) -> None:
+    """Remove what runs left that were killed while they wrote to the target. The caller is the only one."""
+    for stale in target.parent.glob(f"{glob.escape(_prefix(target))}*.tmp"):
+        with suppress(OSError):
+            stale.unlink()
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name[:_LONGEST_NAME]}.lmcli-"
+
+
 def is_file(path: str) -> bool:
     """Whether a new file may take the place of what is there: nothing, or a regular file.
 
@@ -184,8 +203,12 @@ def is_file(path: str) -> bool:
         raise OutputError(f"cannot write {path}: it is a directory")
     if not os.access(path, os.W_OK):
         raise OutputError(f"cannot write {path}: it is write-protected")
-    # /dev/fd/3 leads to an open file, which others hold, too
-    return stat.S_ISREG(status.st_mode) and not path.startswith(("/dev/", "/proc/"))
+    return stat.S_ISREG(status.st_mode) and not _is_open_already(path)
+
+
+def _is_open_already(path: str) -> bool:
+    """Whether a name such as /dev/fd/3 leads to an open file, which others hold, too."""
+    return path.startswith(("/dev/", "/proc/"))
 
 
 def _keep_mode(stream: IO[bytes], target: Path) -> None:

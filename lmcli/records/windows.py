@@ -13,12 +13,11 @@ def iter_windows(
     """Read ahead in a thread and hand out what has come, in order.
 
     A window is handed out when it holds `max_records` records or `max_chars` characters, when
-    nothing new has come for `patience` seconds, when its first record has waited for half a second,
-    or at the end. An empty one says that nothing more is
-    there for now, or at all: who still works on a window had better finish it. Where windows begin
-    and end depends on timing, so they may only ever be a hint: results must not depend on it. An
-    exception of the producer is raised here, after the records before it. The thread never outlives
-    the process.
+    nothing new has come for `patience` seconds, when its first record has waited for half a second, or at
+    the end. An empty one says that nothing more is there for now, or at all: who still works on a window had
+    better finish it. Where windows begin and end depends on timing, so they may only ever be a hint: results
+    must not depend on it. An exception of the producer is raised here, after the records before it. The
+    thread never outlives the process.
     """
     buffer = _Buffer(max_records, max_chars)
     threading.Thread(target=buffer.fill, args=(records,), name="reader", daemon=True).start()

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 import langcodes
 
 from lmcli.bundle.manifest import Language
 from lmcli.errors import UsageError
+from lmcli.spelling import closest
 
 _MOST_SHOWN = 24
 _UNKNOWN_REGIONS = ("XX", "ZZ")  # en_XX of mBART: English of anywhere
@@ -197,8 +197,8 @@ def _suggestion(languages: Iterable[str], wanted: str) -> str:
     if _tag(wanted) or _named(wanted):
         return ""
     known = {name.casefold(): code for code in languages for name in (code, _name(code))}
-    close = difflib.get_close_matches(wanted.casefold(), known, n=1)
-    return f"; did you mean {known[close[0]]}?" if close else ""
+    found = closest(wanted.casefold(), known)
+    return "" if found is None else f"; did you mean {known[found]}?"
 
 
 def _listed(languages: Iterable[str]) -> str:

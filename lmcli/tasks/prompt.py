@@ -247,12 +247,12 @@ class Prompt:
 
 def question_of(record: Record, options: PromptOptions) -> str | None:
     """What of a record decides its answer and what is counted of it; None if it lacks a field."""
-    names = [*options.template.fields, *([] if options.gold is None else [options.gold])]
+    gold = None if options.gold is None else _gold(record, options.gold)
     try:
-        found = pick(names, record.all_values(), text=record.text)
+        found = pick(options.template.fields, record.all_values(), text=record.text)
     except MissingFieldError:
         return None
-    return orjson.dumps([found[name] for name in names]).decode()
+    return None if isinstance(gold, Failure) else orjson.dumps([*found.values(), gold]).decode()
 
 
 def _gold(record: Record, name: str) -> str | Failure:

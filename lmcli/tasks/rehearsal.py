@@ -7,7 +7,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -16,6 +15,7 @@ import orjson
 
 from lmcli.errors import UsageError
 from lmcli.records.record import Record
+from lmcli.spelling import closest
 from lmcli.tasks.base import annotate
 from lmcli.tasks.counts import read_counts
 from lmcli.tasks.styles import STYLES, Style
@@ -102,8 +102,8 @@ def _value(key: str, value: str) -> int | str:
 
 
 def _suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    if close := get_close_matches(word, known, n=1):
-        return f"did you mean {prefix}{close[0]}?"
+    if found := closest(word, known):
+        return f"did you mean {prefix}{found}?"
     return f"there are {', '.join(prefix + each for each in known)}"
 
 

@@ -76,7 +76,7 @@ def test_a_plain_output_is_not_there_when_the_time_is_over(work: Path) -> None:
     assert run(*SLOW, "-o", "out.txt", "--max-seconds", 0.5) == Ended(
         75,
         "",
-        "lmcli: stopped after 0.5 seconds (--max-seconds); the output is not complete\n"
+        "lmcli: stopped after 0.5 seconds (--max-seconds); out.txt is left as it was\n"
         "       --resume continues such a run\n",
     )
     assert OUT.read_text() == "old\n"

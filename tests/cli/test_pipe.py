@@ -402,7 +402,7 @@ def test_a_stage_may_add_what_a_selection_leaves_out(cli: Cli, work: Path) -> No
 
 
 STEPS = "embed, filter, ner, prompt, select, sentiment, summarize, translate"
-EXAMPLE = "for example: translate to=en | ner"
+EXAMPLE = "for example: sentiment | ner"
 IN_EXPRESSIONS = 'for example: filter sentiment.score > 0.9 and lang != "en"'
 FORMAT = "-I names the format of the input"
 
@@ -535,7 +535,12 @@ def test_a_model_that_does_not_exist(cli: Cli) -> None:
 def test_a_double_that_does_not_exist(cli: Cli) -> None:
     ended = cli("pipe", "sentiment model=test:echo | ner model=test:ech", stdin=b"x\n")
     assert ended == Ended(
-        2, "", "lmcli: unknown rehearsal double 'test:ech'\n       did you mean test:echo?\n"
+        2,
+        "",
+        "lmcli: unknown rehearsal double 'test:ech'\n"
+        "       sentiment model=test:echo | ner model=test:ech\n"
+        "                                   ^^^^^^^^^^^^^^^^^^\n"
+        "       did you mean test:echo?\n",
     )
 
 

@@ -64,7 +64,7 @@ def job(jobs: Path, text: str) -> Path:
 @pytest.mark.parametrize("name", ["in.txt", "in.jsonl"])
 @pytest.mark.parametrize("output_format", ["auto", "jsonl", "csv", "text"])
 def test_both_forms_of_a_job_do_what_pipe_does(cli: Cli, jobs: Path, name: str, output_format: str) -> None:
-    expected = cli("pipe", PIPELINE, f"jobs/{name}", "-O", output_format)
+    expected = cli("pipe", PIPELINE, jobs / name, "-O", output_format)
     assert expected.code == 1
     options = f'inputs = ["{name}"]\noutput-format = "{output_format}"\n'
     for text in (f"{options}pipeline = '{PIPELINE}'\n", options + STAGES):
@@ -171,9 +171,9 @@ def test_paths_are_relative_to_the_job(cli: Cli, jobs: Path, work: Path) -> None
     assert sorted(path.name for path in work.iterdir()) == ["jobs"]
     assert len((jobs / "out.jsonl").read_text().splitlines()) == 4
     [error] = (json.loads(line) for line in (jobs / "errors.jsonl").read_text().splitlines())
-    assert (error["source"], error["line"]) == ("jobs/in.txt", 4)
+    assert (error["source"], error["line"]) == (str(jobs / "in.txt"), 4)
     summary = json.loads((jobs / "summary.json").read_text())
-    assert (summary["output"], summary["records"]) == ("jobs/out.jsonl", 4)
+    assert (summary["output"], summary["records"]) == (str(jobs / "out.jsonl"), 4)
 
 
 def test_a_list_of_inputs_is_beside_the_job(cli: Cli, jobs: Path) -> None:
@@ -400,7 +400,10 @@ def test_two_stages_with_one_name(cli: Cli, jobs: Path) -> None:
 
 def test_inputs_that_do_not_exist(cli: Cli, jobs: Path) -> None:
     ended = cli("run", job(jobs, f'inputs = "nope.txt"\n{ECHO}'))
-    assert (ended.code, ended.err) == (66, "lmcli: cannot open jobs/nope.txt: No such file or directory\n")
+    assert (ended.code, ended.err) == (
+        66,
+        f"lmcli: cannot open {jobs / 'nope.txt'}: No such file or directory\n",
+    )
 
 
 def test_a_job_that_does_not_exist(cli: Cli) -> None:
@@ -423,4 +426,4 @@ def test_help_needs_no_job(cli: Cli) -> None:
 def test_a_model_that_does_not_exist(cli: Cli, jobs: Path) -> None:
     ended = cli("run", job(jobs, 'pipeline = "ner model=nope"\n'), stdin=b"x\n")
     assert (ended.code, ended.out) == (76, "")
-    assert ended.err.startswith("lmcli: there is no bundle 'nope'\n")
+    assert ended.err.startswith("lmcli: jobs/job.toml:1: there is no bundle 'nope'\n       ner model=nope\n")

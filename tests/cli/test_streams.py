@@ -75,7 +75,7 @@ def test_a_signal_stops_a_busy_run_between_two_lines(moods: Path, number: int) -
 def _wait_for_file(folder: Path) -> None:
     """Wait until there is a temporary file of an output in the folder."""
     for _ in range(TIMEOUT * 100):
-        if any(folder.glob(".lmcli-*")):
+        if any(folder.glob(".*.lmcli-*")):
             return
         time.sleep(0.01)
     raise AssertionError("no output was begun")

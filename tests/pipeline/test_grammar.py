@@ -6,7 +6,7 @@ from lmcli.errors import UsageError
 from lmcli.pipeline.fragment import PipelineError, at
 from lmcli.pipeline.grammar import StageCall, parse, unknown_option
 
-EXAMPLE = "for example: translate to=en | ner"
+EXAMPLE = "for example: sentiment | ner"
 
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True)
 STAGE_NAMES = NAMES.filter(lambda name: not name.startswith(("filter", "select")))

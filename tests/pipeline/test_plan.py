@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,7 +67,6 @@ FRENCH = stage("translate", "translation", writes_text=True)
         ([MOOD, keep("sentiment.score > 0.9 and text")], ("text",)),
         ([FRENCH, keep("translation_flags == null")], ("text",)),
         ([MOOD, select("text, x=sentiment.label"), keep("x == 'a'")], ("text",)),
-        ([MOOD, select("text"), MOOD], ("text",)),
         ([stage("prompt", "answer", needs=("question", "text"))], ("question", "text")),
         ([keep("anything.at.all")], None),
         ([stage("ner", "entities", reads="anything"), select("whatever")], None),
@@ -170,3 +170,32 @@ def test_the_first_problem_counts() -> None:
     problem = find_problem([MOOD, keep("nothing"), MOOD], ("text",))
     assert problem is not None
     assert problem.index == 1
+
+
+def test_a_name_is_not_free_again_behind_a_selection() -> None:
+    problem = find_problem([MOOD, select("text"), MOOD], ("text",))
+    assert problem is not None
+    assert (problem.index, problem.message) == (2, "two stages add 'sentiment'")
+
+
+def test_a_part_that_a_result_does_not_have() -> None:
+    mood = replace(MOOD, parts=("label", "score"))
+    problem = find_problem([mood, keep("sentiment.lable == 'a'")], None)
+    assert problem is not None
+    assert (problem.message, problem.hint) == (
+        "sentiment gives no 'sentiment.lable'",
+        "there is sentiment.label, sentiment.score",
+    )
+    assert find_problem([mood, keep("sentiment.score > 0.5")], None) is None
+
+
+def test_which_of_several_texts_is_read_has_to_be_said() -> None:
+    writer = replace(stage("translate", "translation"), writes_texts=True)
+    problem = find_problem([writer, MOOD], ("text",))
+    assert problem is not None
+    assert (problem.index, problem.message, problem.hint) == (
+        1,
+        "translate writes several texts",
+        "name the one to read: sentiment field=translation.LANG",
+    )
+    assert find_problem([writer, replace(MOOD, reads="translation.fr")], ("text",)) is None

@@ -11,9 +11,10 @@ import typer
 from lmcli.cli.commands.models import show_rows
 from lmcli.cli.config.context import ConfiguredContext, stray_variables
 from lmcli.cli.config.file import PROJECT_FILE, exists, user_file
-from lmcli.cli.config.keys import configured, did_you_mean, options
+from lmcli.cli.config.keys import configured, options
 from lmcli.cli.messages import say
 from lmcli.errors import UsageError
+from lmcli.spelling import did_you_mean
 
 app = typer.Typer(
     help="Show what variables and configuration files set.", rich_markup_mode=None, no_args_is_help=True

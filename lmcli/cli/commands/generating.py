@@ -75,6 +75,8 @@ def translate(
         identity=asdict(options),
         check=lambda manifest: plan(manifest, options),
         writes_text=len(targets) <= 1,
+        writes_texts=len(targets) > 1,
+        parts=None if len(targets) > 1 else (),
         is_prose=len(targets) <= 1 and options.generation.has_plain_text,
     )
 
@@ -125,6 +127,7 @@ def summarize(
         also=("text-generation",),
         check=lambda manifest: plan(manifest, options),
         writes_text=True,
+        parts=(),
         is_prose=options.generation.has_plain_text,
     )
 

@@ -1,5 +1,6 @@
 """`read_job`: a run in a TOML file: `inputs`, the options of the run, and `pipeline` or `[[stages]]`."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,9 +9,10 @@ import typer
 
 from lmcli.cli.config.context import JOB
 from lmcli.cli.config.file import ConfigFile, read_file
-from lmcli.cli.config.keys import Setting, as_typed, did_you_mean, options, spell
+from lmcli.cli.config.keys import Setting, as_typed, options, spell
 from lmcli.errors import ConfigError, NoInputError
 from lmcli.records.source import STDIN
+from lmcli.spelling import did_you_mean
 
 _STAGES = "lmcli.job.stages"
 _OWN = ("inputs", "pipeline", "stages")
@@ -73,6 +75,8 @@ def job_of(context: typer.Context) -> Job:
 def _job(file: ConfigFile, name: str) -> Job:
     """The part of a job that is no option."""
     inputs, pipeline, stages = (file.data.get(key) for key in _OWN)
+    if inputs == []:
+        raise ConfigError(f"{file.where('inputs')}: inputs names no file", hint='"-" is standard input')
     inputs = [inputs] if isinstance(inputs, str) else inputs or []
     job = Job(file, [], pipeline, stages or [])
     if not isinstance(inputs, list) or not all(isinstance(each, str) for each in inputs):
@@ -91,5 +95,5 @@ def _job(file: ConfigFile, name: str) -> Job:
 
 
 def _beside(job: str, path: str) -> str:
-    """A path of a job as it is from here."""
-    return path if path == STDIN else str(Path(job).parent / path)
+    """A path of a job, the same from wherever it is run: an unfinished output knows its inputs by name."""
+    return path if path == STDIN else os.path.abspath(Path(job).parent / path)  # noqa: PTH100

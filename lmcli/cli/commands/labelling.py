@@ -43,6 +43,7 @@ def sentiment(
         load=load_encoder,
         make=lambda manifest, encoder: Sentiment(manifest, encoder, options),
         identity=asdict(options),
+        parts=("label", "score", "labels", "scores"),
     )
 
 

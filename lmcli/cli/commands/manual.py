@@ -10,15 +10,24 @@ import typer.core
 
 from lmcli import __version__, errors
 from lmcli.cli.commands.roff import definition, escape, example, prose, section, title
-from lmcli.cli.config.keys import did_you_mean, options, reads_records, refusal, variable
+from lmcli.cli.config.keys import options, reads_records, refusal, variable
 from lmcli.cli.messages import print_data
-from lmcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RECORDS_FAILED, EXIT_TERMINATED, LmcliError
+from lmcli.errors import (
+    EXIT_HUNG_UP,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_RECORDS_FAILED,
+    EXIT_TERMINATED,
+    LmcliError,
+)
+from lmcli.spelling import did_you_mean
 
 # The codes that no error has; each error says itself what it means.
 _EXIT_CODES = {
     EXIT_OK: "Every record is good.",
     EXIT_RECORDS_FAILED: "The run finished, and some records failed.",
     LmcliError.exit_code: "A bug in lmcli.",
+    EXIT_HUNG_UP: "Hung up (SIGHUP): the terminal has gone.",
     EXIT_INTERRUPTED: "Interrupted (SIGINT).",
     EXIT_TERMINATED: "Terminated (SIGTERM).",
 }

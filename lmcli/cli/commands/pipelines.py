@@ -9,7 +9,8 @@ import typer
 from lmcli.cli.commands.jobfile import job_of, read_job
 from lmcli.cli.config.keys import spell
 from lmcli.cli.streams import Streams, with_groups
-from lmcli.errors import ConfigError, UsageError
+from lmcli.errors import BundleError, ConfigError, LmcliError, UsageError
+from lmcli.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from lmcli.cli.commands.jobfile import Job
@@ -68,19 +69,22 @@ def run(
     found = job_of(context)
     streams = replace(streams, files=streams.files or found.inputs or None)
     if found.pipeline is not None:
-        _run_pipeline(found.pipeline, streams, context, where=f"{found.file.where('pipeline')}: ")
+        _run_pipeline(found.pipeline, streams, context, job=found)
     else:
         _run_stages(found, streams, context)
 
 
-def _run_pipeline(pipeline: str, streams: Streams, context: typer.Context, *, where: str = "") -> None:
-    """Run what is written as one text, in a job at `where`. Every error shows its place there."""
+def _run_pipeline(
+    pipeline: str, streams: Streams, context: typer.Context, *, job: "Job | None" = None
+) -> None:
+    """Run what is written as one text, perhaps in a job. Every error shows its place there."""
     from lmcli.cli.commands.stages import StageParser
     from lmcli.cli.running.run import run_parts
     from lmcli.pipeline.fragment import PipelineError
     from lmcli.pipeline.grammar import parse
     from lmcli.pipeline.stage import Stage
 
+    where = "" if job is None else f"{job.file.where('pipeline')}: "
     parser = StageParser(streams, context)
     try:
         calls = parse(pipeline, [*parser.names, *_STEPS])
@@ -98,7 +102,13 @@ def _run_pipeline(pipeline: str, streams: Streams, context: typer.Context, *, wh
         named = [each for each in call.options if each.value == problem.name]
         return call.error(message, *named[:1], hint=hint)
 
-    run_parts(streams, parts, refuse=refuse)
+    def blame(index: int, error: LmcliError) -> None:
+        call = calls[index]
+        named = [each for each in call.options if each.name == "model" and isinstance(error, BundleError)]
+        error.message = where + error.message
+        error.excerpt = call.error("", *named[:1]).excerpt
+
+    run_parts(streams, parts, refuse=refuse, blame=blame, reads=[] if job is None else [job.file.name])
 
 
 def _part_of_call(parser: "StageParser", call: "StageCall") -> "Part":
@@ -108,10 +118,12 @@ def _part_of_call(parser: "StageParser", call: "StageCall") -> "Part":
     if call.name in _STEPS:
         return _step(call.name, call.rest)
     known = parser.options(call.name)
-    given = []
+    given: list[Given] = []
     for option in call.options:
         if (name := option.name.replace("_", "-")) not in known:
             raise unknown_option(call, option, known)
+        if any(name == each.name for each in given):
+            raise call.error(f"{name} is given twice", option)
         given.append(Given(name, () if option.value is None else (option.value,)))
     try:
         return parser(call.name, given)
@@ -132,12 +144,14 @@ def _run_stages(job: "Job", streams: Streams, context: typer.Context) -> None:
     def refuse(problem: "Problem") -> UsageError:
         return UsageError(f"{job.file.name}: stage {problem.index + 1}: {problem.message}", hint=problem.hint)
 
-    run_parts(streams, parts, refuse=refuse)
+    def blame(index: int, error: LmcliError) -> None:
+        error.message = f"{job.file.name}: stage {index + 1}: {error.message}"
+
+    run_parts(streams, parts, refuse=refuse, blame=blame, reads=[job.file.name])
 
 
 def _part_of_table(parser: "StageParser", job: "Job", number: int, table: Mapping[str, Any]) -> "Part":
     from lmcli.cli.commands.stages import BadOptionError, Given
-    from lmcli.pipeline.fragment import did_you_mean
 
     where = f"{job.file.name}: stage {number}"
     given: dict[str, Any] = {}
@@ -149,7 +163,9 @@ def _part_of_table(parser: "StageParser", job: "Job", number: int, table: Mappin
     if not isinstance(name, str) or name not in (*parser.names, *_STEPS):
         known = [*parser.names, *_STEPS]
         message = (
-            f"no task {name!r}{did_you_mean(str(name), known)}" if name is not None else "it has no `task`"
+            f"no task {name!r}{did_you_mean(str(name), known, before='; ')}"
+            if name is not None
+            else "it has no `task`"
         )
         raise ConfigError(f"{where}: {message}", hint=f"tasks are {', '.join(known)}")
     if name in _STEPS:
@@ -158,7 +174,7 @@ def _part_of_table(parser: "StageParser", job: "Job", number: int, table: Mappin
     for key in given:
         if key not in known:
             raise ConfigError(
-                f"{where}: {name} has no option {key!r}{did_you_mean(key, known)}",
+                f"{where}: {name} has no option {key!r}{did_you_mean(key, known, before='; ')}",
                 hint=f"its options are {', '.join(known)}",
             )
     typed = [Given(key, parser.typed(name, key, value, where)) for key, value in given.items()]

@@ -21,7 +21,6 @@ from lmcli.cli.config.keys import (
     Setting,
     Settings,
     configured,
-    did_you_mean,
     options,
     read_settings,
     reads_records,
@@ -29,6 +28,7 @@ from lmcli.cli.config.keys import (
     variable,
 )
 from lmcli.errors import ConfigError, LmcliError, UsageError
+from lmcli.spelling import did_you_mean
 
 T = TypeVar("T")
 

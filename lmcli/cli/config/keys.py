@@ -6,15 +6,15 @@ not: only the command that has the option knows what it takes.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import typer.core
 
 from lmcli.cli.config.file import PROJECT_FILE, ConfigFile
 from lmcli.errors import ConfigError
+from lmcli.spelling import did_you_mean
 
 Command = typer.core.TyperCommand
 Option = typer.core.TyperOption
@@ -82,12 +82,6 @@ def refusal(key: str, option: Option, *, file: str = "") -> str:
 def variable(key: str, *, command: str = "") -> str:
     """The environment variable that sets an option for all commands, or for one."""
     return "_".join(filter(None, ["LMCLI", command, key])).replace("-", "_").upper()
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A hint with what is meant, if something looks alike."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def read_settings(file: ConfigFile, root: Any) -> Settings:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from lmcli.cli.config.context import is_typed
 from lmcli.cli.running.summary import numbers_of
 from lmcli.cli.streams import Streams
 from lmcli.errors import ResumeError, UsageError
+from lmcli.pipeline.stage import Part, Stage
 from lmcli.records.compression import codec_of
 from lmcli.records.folder import is_unfinished, state_dir
 from lmcli.records.journal import Journal
 from lmcli.records.lock import locked
-from lmcli.records.output import Output, is_file, open_output
+from lmcli.records.output import Output, is_file, open_output, sweep
 from lmcli.records.read import RecordReader
 from lmcli.records.record import Record
 from lmcli.records.write import SlotEncoder, WriteOptions
@@ -55,11 +58,11 @@ def only_run(streams: Streams) -> Iterator[None]:
 
     Raises TryAgainError if another run is at work on it.
     """
-    target = _target(streams)
+    target = target_of(streams)
     if target is None:
-        for name, given in (("--resume", streams.resume), ("--lock-wait", streams.lock_wait is not None)):
+        for name, given in (("resume", streams.resume), ("lock-wait", is_typed("lock-wait"))):
             if given:
-                raise UsageError(f"{name} is for a file", hint="name it with --output")
+                raise UsageError(f"--{name} is for a file", hint="name it with --output")
         yield
         return
     with locked(state_dir(target) / "lock", wait=streams.lock_wait, shown=str(target)):
@@ -68,19 +71,34 @@ def only_run(streams: Streams) -> Iterator[None]:
                 f"an unfinished run of {target} is kept in {state_dir(target)}",
                 hint="--resume continues it; delete that folder to begin anew",
             )
+        sweep(Path(os.path.realpath(target)))
         yield
 
 
 @contextmanager
-def open_journal(streams: Streams, identity: Mapping[str, Any]) -> Iterator[Journal]:
+def open_journal(streams: Streams, identity: Mapping[str, Any], *, can_retry: bool) -> Iterator[Journal]:
     """The journal of --resume; it is removed on leaving if nothing is left to do.
 
-    Raises ResumeError if it belongs to another job.
+    If failed records cannot be tried again on their own, one that has some is begun anew. Raises ResumeError
+    if it belongs to another job.
     """
-    with Journal(Path(str(streams.output)), identity) as journal:
+    target = Path(str(streams.output))
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(target, identity))
+        if journal.failed and not can_retry:
+            journal.remove()
+            journal = stack.enter_context(Journal(target, identity))
         yield journal
         if journal.is_complete and not journal.failed:
             journal.remove()
+
+
+def can_be_retried(parts: Sequence[Part], prose: str | None) -> bool:
+    """Whether a record can have its slot later than the others.
+
+    The blank line before a paragraph depends on whether a filter took out all those before it.
+    """
+    return prose != "para" or all(isinstance(part, Stage) or part.replaces_fields for part in parts)
 
 
 @contextmanager
@@ -209,7 +227,7 @@ class _Slots:
         return self._encoder
 
 
-def _target(streams: Streams) -> Path | None:
+def target_of(streams: Streams) -> Path | None:
     """The file that is put in place as a whole; None for a pipe, a device, standard output."""
     path = streams.output
     return Path(path) if path is not None and is_file(path) else None

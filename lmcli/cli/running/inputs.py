@@ -19,14 +19,14 @@ class Inputs:
     """The inputs of a run."""
 
     names: list[str]
-    lists: list[str]
-    """The files that name them."""
+    others: list[str]
+    """What else is read: lists of names, the job, templates."""
     format: InputFormat
 
     @property
     def all(self) -> list[str]:
         """Everything that is read and must not be written over."""
-        return [*self.names, *self.lists]
+        return [*self.names, *self.others]
 
     def fields(self, streams: Streams, *, has_text: bool) -> tuple[str, ...] | None:
         """The fields that every record has; None where that is not known beforehand.
@@ -43,12 +43,13 @@ class Inputs:
                 return None if columns is None else (*["text"] * has_text, *columns)
 
 
-def find_inputs(streams: Streams) -> Inputs:
+def find_inputs(streams: Streams, others: Sequence[str] = ()) -> Inputs:
     """Find all inputs and check them. Raises UsageError or NoInputError; opens nothing but lists of names."""
     lists = [name for name in (streams.files_from, streams.files0_from) if name is not None]
     names = _names(streams, lists)
     check_inputs(names)
-    inputs = Inputs(names=names, lists=lists, format=resolve_format(names, streams.input_format))
+    input_format = resolve_format(names, streams.input_format)
+    inputs = Inputs(names=names, others=[*lists, *others], format=input_format)
     _check_options(streams, inputs.format)
     return inputs
 

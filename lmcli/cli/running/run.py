@@ -8,7 +8,14 @@ from contextlib import ExitStack
 import typer
 
 from lmcli.cli.messages import say
-from lmcli.cli.running.delivery import Delivery, only_run, open_delivery, open_journal
+from lmcli.cli.running.delivery import (
+    Delivery,
+    can_be_retried,
+    only_run,
+    open_delivery,
+    open_journal,
+    target_of,
+)
 from lmcli.cli.running.failures import Failures
 from lmcli.cli.running.inputs import Inputs, find_inputs, reporter, shows_data
 from lmcli.cli.running.job import job_identity, output_shape
@@ -17,7 +24,7 @@ from lmcli.cli.running.staging import open_cache, prepare
 from lmcli.cli.running.summary import Summary
 from lmcli.cli.signals import Stopped, time_limit
 from lmcli.cli.streams import Streams
-from lmcli.errors import EXIT_RECORDS_FAILED, TryAgainError, UsageError
+from lmcli.errors import EXIT_RECORDS_FAILED, LmcliError, TryAgainError, UsageError
 from lmcli.pipeline.compose import Pipeline, input_field
 from lmcli.pipeline.plan import Problem, find_problem
 from lmcli.pipeline.stage import Part, Stage
@@ -26,6 +33,7 @@ from lmcli.records.read import ReadOptions, RecordReader
 from lmcli.records.write import WriteOptions
 
 Refuse = Callable[[Problem], UsageError]
+Blame = Callable[[int, LmcliError], None]
 
 
 def run_parts(
@@ -33,42 +41,54 @@ def run_parts(
     parts: Sequence[Part],
     *,
     refuse: Refuse = lambda problem: UsageError(problem.message, hint=problem.hint),
+    blame: Blame = lambda _index, _error: None,
+    reads: Sequence[str] = (),
 ) -> None:
     """Run the parts of a pipeline over the inputs. Exits with 1 if records failed; raises LmcliError.
 
-    `refuse` makes the error of a problem that shows before any model is loaded.
+    `refuse` makes the error of a problem that shows before any model is loaded, `blame` has an error name the
+    part that it comes from. `reads` are files that must not be written over.
     """
+    others = [*reads, *(file for part in parts if isinstance(part, Stage) for file in part.files)]
     with (
         ExitStack() as at_last,  # what is left to do once the summary is written
-        Summary(streams, parts) as summary,
+        Summary(streams, parts, others) as summary,
         time_limit(streams.max_seconds),
     ):
         try:
-            _run(streams, parts, summary, refuse, at_last)
+            _run(streams, parts, find_inputs(streams, others), summary, refuse, blame, at_last)
         except Stopped:
-            _tell_of_stop(streams)
+            _tell_of_stop(streams, summary)
             raise
         if summary.numbers["failed"]:
             raise typer.Exit(EXIT_RECORDS_FAILED)
 
 
 def _run(
-    streams: Streams, parts: Sequence[Part], summary: Summary, refuse: Refuse, at_last: ExitStack
+    streams: Streams,
+    parts: Sequence[Part],
+    inputs: Inputs,
+    summary: Summary,
+    refuse: Refuse,
+    blame: Blame,
+    at_last: ExitStack,
 ) -> None:
-    inputs = find_inputs(streams)
     summary.spare(inputs.all)
     field = _input_field(streams, parts)
     if problem := find_problem(parts, inputs.fields(streams, has_text=field is not None)):
         raise refuse(problem)
     report = reporter(streams)
-    staged = prepare(streams, parts, report)
+    staged = prepare(streams, parts, report, blame)
     summary.stages = [each.facts() for each in staged if isinstance(each.part, Stage)]
     if streams.resume or not streams.force:  # who continues must find the inputs as they were
         check_is_no_input(streams.output, inputs.all)
-    at_last.enter_context(only_run(streams))
+    with summary.waiting():
+        at_last.enter_context(only_run(streams))
     journal = None
     if streams.resume:
-        journal = at_last.enter_context(open_journal(streams, job_identity(streams, inputs, staged)))
+        identity = job_identity(streams, inputs, staged)
+        can_retry = can_be_retried(parts, output_shape(streams, inputs, parts)[1])
+        journal = at_last.enter_context(open_journal(streams, identity, can_retry=can_retry))
     with ExitStack() as stack:
         delivery = stack.enter_context(open_delivery(streams, inputs.all, journal))
         if delivery.is_over:
@@ -110,17 +130,22 @@ def _pump(streams: Streams, inputs: Inputs, pipeline: Pipeline, delivery: Delive
     report(summary.line())
 
 
-def _tell_of_stop(streams: Streams) -> None:
+def _tell_of_stop(streams: Streams, summary: Summary) -> None:
     """Say what a run that was stopped leaves behind; of a signal its sender knows."""
     if streams.quiet:
         return
     is_late = Stopped.exit_code == TryAgainError.exit_code
     unit = "second" if streams.max_seconds == 1 else "seconds"
     why = f"stopped after {streams.max_seconds:g} {unit} (--max-seconds)" if is_late else "stopped"
-    if streams.resume:
+    if streams.resume and summary.num_new:
         say(f"{why}; the same command continues where it ended", level="warning")
+    elif streams.resume:
+        say(f"{why} before a record was finished", hint="the same command needs more time", level="warning")
+    elif is_late and target_of(streams) is not None:
+        hint = "--resume continues such a run"
+        say(f"{why}; {streams.output} is left as it was", hint=hint, level="warning")
     elif is_late:
-        say(f"{why}; the output is not complete", hint="--resume continues such a run", level="warning")
+        say(f"{why}; the output is not complete", level="warning")
 
 
 def _input_field(streams: Streams, parts: Sequence[Part]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,9 @@ from lmcli.bundle.store import Bundle, open_bundle, user_cache
 from lmcli.cli.messages import say
 from lmcli.cli.streams import Streams
 from lmcli.engine.devices import num_cores, parse_device
+from lmcli.errors import LmcliError
 from lmcli.pipeline.stage import Part, Report, Stage, Step
+from lmcli.records.record import Record
 from lmcli.tasks.base import Task
 from lmcli.tasks.cached import Cached
 from lmcli.tasks.rehearsal import Rehearsal, RehearsalTask, parse_rehearsal
@@ -86,12 +88,21 @@ class Staged:
             task,
             cache,
             identity=json.dumps(self._results_identity(streams.device), sort_keys=True).encode(),
-            key=part.cache_key,
+            key=self._cache_key(part),
             name=part.adds,
         )
 
+    def _cache_key(self, stage: Stage) -> Callable[[Record], str | None]:
+        """A double makes its result of the text alone, if it does not fail by the number of the line."""
+        if not isinstance(self.model, Rehearsal):
+            return stage.cache_key
+        return (lambda _: None) if self.model.every else (lambda record: record.text)
+
     def _results_identity(self, device: str) -> Any:
-        return as_json({**self.identity(device), "reads": None, "versions": versions([self])})
+        """What decides a result: not where its text came from, nor how it is shown."""
+        identity = self.identity(device)
+        options = {name: value for name, value in identity["options"].items() if name != "style"}
+        return as_json({**identity, "options": options, "reads": None, "versions": versions([self])})
 
 
 @contextmanager
@@ -131,14 +142,24 @@ def as_json(facts: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: patterns, and types of options that have no values of their own."""
-    return value.pattern if isinstance(value, re.Pattern) else repr(value)
+    if isinstance(value, re.Pattern):
+        return value.pattern
+    raise TypeError(f"an option of type {type(value)} cannot be compared with that of an earlier run")
 
 
-def prepare(streams: Streams, parts: Sequence[Part], report: Report) -> list[Staged]:
-    """Find and check the bundle of each part. Raises UsageError or BundleError."""
+def prepare(
+    streams: Streams, parts: Sequence[Part], report: Report, blame: Callable[[int, LmcliError], None]
+) -> list[Staged]:
+    """Find and check the bundle of each part. Raises UsageError or BundleError, after `blame` has seen it."""
     parse_device(streams.device)
-    return [Staged(part, _find_model(part, report) if isinstance(part, Stage) else None) for part in parts]
+    staged = []
+    for index, part in enumerate(parts):
+        try:
+            staged.append(Staged(part, _find_model(part, report) if isinstance(part, Stage) else None))
+        except LmcliError as error:
+            blame(index, error)
+            raise
+    return staged
 
 
 def _find_model(stage: Stage, report: Report) -> Bundle | Rehearsal:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +17,15 @@ from lmcli import __version__
 from lmcli.cli.messages import say
 from lmcli.cli.signals import Stopped
 from lmcli.cli.streams import Streams
-from lmcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, LmcliError, OutputError, TryAgainError
+from lmcli.errors import (
+    EXIT_HUNG_UP,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TERMINATED,
+    LmcliError,
+    OutputError,
+    TryAgainError,
+)
 from lmcli.pipeline.stage import Part
 from lmcli.records.lock import LockedError
 from lmcli.records.output import STDOUT, check_is_no_input, is_same_file, open_output
@@ -25,12 +34,14 @@ from lmcli.records.source import STDIN
 from lmcli.tasks.counts import summary as stage_summary
 
 SCHEMA_VERSION = 1
+_STDOUT = (STDOUT, "/dev/stdout")
 
 _READER_CLOSED = 141
 _STATUS = {
     EXIT_OK: "complete",
     TryAgainError.exit_code: "try_again",
     EXIT_INTERRUPTED: "interrupted",
+    EXIT_HUNG_UP: "hung_up",
     EXIT_TERMINATED: "terminated",
     _READER_CLOSED: "reader_closed",
 }
@@ -45,15 +56,19 @@ def numbers_of(record: Record) -> dict[str, int]:
 class Summary:
     """The numbers of a run. A context manager: on leaving it writes the file of `--summary`."""
 
-    def __init__(self, streams: Streams, parts: Sequence[Part]) -> None:
-        """Raises OutputError if there is no folder for the file, or if the run reads or writes it."""
+    def __init__(self, streams: Streams, parts: Sequence[Part], reads: Sequence[str]) -> None:
+        """Raises OutputError if there is no folder for the file, or if the run reads or writes it.
+
+        `reads` is what it reads besides its inputs.
+        """
         self.numbers: Counter[str] = Counter()
         """What all records add up to, those of the runs that this one continues as well."""
         self.stages: list[dict[str, Any]] = []
         """What is known of each stage before a record is read."""
         self._streams = streams
         self._path: str | None = None
-        self.spare([*(streams.files or [STDIN]), *filter(None, (streams.files_from, streams.files0_from))])
+        lists = filter(None, (streams.files_from, streams.files0_from))
+        self.spare([*(streams.files or [STDIN]), *lists, *reads])
         self._facts = {
             "command": " | ".join(part.command for part in parts),
             "output": streams.output,
@@ -61,12 +76,15 @@ class Summary:
         }
         self._started = time.monotonic()
         self._num_resumed = 0
+        self._is_waiting = False
 
     def spare(self, inputs: Sequence[str]) -> None:
         """Make sure that the file is none that the run reads or writes. Raises OutputError."""
         path, self._path = self._streams.summary, None  # a run that ends here must not write it
         if path is None:
             return
+        if path in _STDOUT and (self._streams.output or STDOUT) in _STDOUT:
+            raise OutputError(f"{path} cannot be both the output and the summary")
         if not Path(path).absolute().parent.is_dir():
             raise OutputError(f"cannot create {path}: there is no such directory")
         check_is_no_input(path, inputs)
@@ -81,6 +99,22 @@ class Summary:
         self._num_resumed = numbers.get("records", 0)
         self.numbers.update(numbers)
 
+    @property
+    def num_new(self) -> int:
+        """How many records this run has finished."""
+        return self.numbers["records"] - self._num_resumed
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While another run may be at work its summary counts: a run that ends here writes none."""
+        self._is_waiting = True
+        try:
+            yield
+        except LmcliError as error:
+            self._is_waiting = isinstance(error, LockedError)
+            raise
+        self._is_waiting = False
+
     def add(self, record: Record) -> None:
         """Count a record."""
         self.numbers.update(numbers_of(record))
@@ -89,13 +123,17 @@ class Summary:
         """The numbers for a person."""
         seconds, rate = self._speed()
         count = self.numbers
-        return f"{count['records']} records, {count['failed']} failed, {seconds:.2f} s, {rate:.0f} records/s"
+        filtered = f", {count['filtered']} filtered" if count["filtered"] else ""
+        return (
+            f"{count['records']} records, {count['failed']} failed{filtered}, "
+            f"{seconds:.2f} s, {rate:.0f} records/s"
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if self._path is None or isinstance(error, LockedError):  # the run at work writes its own
+        if self._path is None or self._is_waiting:
             return
         document = orjson.dumps(
             self._document(_exit_code(error)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
@@ -132,7 +170,7 @@ class Summary:
     def _speed(self) -> tuple[float, float]:
         """The seconds of this run, and its records per second."""
         seconds = time.monotonic() - self._started
-        return seconds, (self.numbers["records"] - self._num_resumed) / max(seconds, 1e-9)
+        return seconds, self.num_new / max(seconds, 1e-9)
 
 
 def _exit_code(error: BaseException | None) -> int:
