@@ -738,3 +738,9 @@ def test_a_run_is_continued(cli: Cli, work: Path) -> None:
     (work / "fixed").touch()
     assert cli(*argv, "-o", "out.jsonl", "--resume").code == 0
     assert (work / "out.jsonl").read_text() == cli(*argv).out
+
+
+def test_an_option_is_given_once_unless_it_takes_several(cli: Cli) -> None:
+    ended = cli("pipe", "ner model=test:echo as=a as=b", stdin=b"x\n")
+    assert (ended.code, ended.err.splitlines()[0]) == (2, "lmcli: as is given twice")
+    assert cli("pipe", "prompt model=test:echo stop=a stop=b", stdin=b"x\n").code == 0

@@ -122,7 +122,7 @@ def _part_of_call(parser: "StageParser", call: "StageCall") -> "Part":
     for option in call.options:
         if (name := option.name.replace("_", "-")) not in known:
             raise unknown_option(call, option, known)
-        if any(name == each.name for each in given):
+        if any(name == each.name for each in given) and not parser.takes_several(call.name, name):
             raise call.error(f"{name} is given twice", option)
         given.append(Given(name, () if option.value is None else (option.value,)))
     try:

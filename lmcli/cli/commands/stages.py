@@ -97,6 +97,10 @@ class StageParser:
         typed = as_typed(value, options(self._commands[name])[key], where)
         return (typed,) if isinstance(typed, str) else tuple(typed)
 
+    def takes_several(self, name: str, option: str) -> bool:
+        """Whether an option of a stage may be given more than once."""
+        return bool(options(self._commands[name])[option].multiple)
+
     def __call__(self, name: str, given: Iterable[Given]) -> "Stage":
         """The stage of that name.
 
