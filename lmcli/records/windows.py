@@ -8,7 +8,12 @@ from lmcli.records.record import Record
 
 
 def iter_windows(
-    records: Iterable[Record], *, max_records: int, max_chars: int, patience: float = 0.05
+    records: Iterable[Record],
+    *,
+    max_records: int,
+    max_chars: int,
+    patience: float = 0.05,
+    ramp: int = 1,
 ) -> Generator[list[Record], None, None]:
     """Read ahead in a thread and hand out what has come, in order.
 
@@ -16,10 +21,11 @@ def iter_windows(
     nothing new has come for `patience` seconds, when its first record has waited for half a second, or at
     the end. An empty one says that nothing more is there for now, or at all: who still works on a window had
     better finish it. Where windows begin and end depends on timing, so they may only ever be a hint: results
-    must not depend on it. An exception of the producer is raised here, after the records before it. The
-    thread never outlives the process.
+    must not depend on it. With a `ramp` the first window is smaller by that factor, and each may be twice as
+    large as the one before: first results come soon. An exception of the producer is raised here, after the
+    records before it. The thread never outlives the process.
     """
-    buffer = _Buffer(max_records, max_chars)
+    buffer = _Buffer(max_records, max_chars, ramp)
     threading.Thread(target=buffer.fill, args=(records,), name="reader", daemon=True).start()
     window: list[Record] = []
     try:
@@ -44,10 +50,11 @@ _MOST_PATIENCE = 0.5
 class _Buffer:
     """The next window, between the thread that fills it and the one that takes it."""
 
-    def __init__(self, max_records: int, max_chars: int) -> None:
+    def __init__(self, max_records: int, max_chars: int, ramp: int) -> None:
         self.error: BaseException | None = None
         self._max_records = max_records
         self._max_chars = max_chars
+        self._ramp = ramp
         self._records: list[Record] = []
         self._num_chars = 0
         self._first_put = self._last_put = 0.0
@@ -80,6 +87,7 @@ class _Buffer:
                     break
                 self._changed.wait_for(self._is_ready, timeout=deadline - now)
             window, self._records, self._num_chars = self._records, [], 0
+            self._ramp = max(1, self._ramp // 2)
             self._changed.notify()
             return window
 
@@ -110,4 +118,5 @@ class _Buffer:
         return self._is_over or self._is_full()
 
     def _is_full(self) -> bool:
-        return len(self._records) >= self._max_records or self._num_chars >= self._max_chars
+        num_records, num_chars = len(self._records) * self._ramp, self._num_chars * self._ramp
+        return num_records >= self._max_records or num_chars >= self._max_chars

@@ -16,6 +16,9 @@ from lmcli.records.windows import iter_windows
 _WINDOW_RECORDS = 1024
 _WINDOW_CHARS = 1 << 20
 
+# The first results come sooner, and a run that is killed early has something to keep.
+_RAMP = 16
+
 T = TypeVar("T")
 Outcome = Callable[[], Mapping[str, T | TokenizeError]]
 """Waits for what a model makes of each text, or why the tokenizer refuses it."""
@@ -71,7 +74,7 @@ def annotate(
     """
     finish = _Finish(fields, counts, empty)
     pending: deque[tuple[list[Record], Outcome[T]]] = deque()
-    for window in iter_windows(records, max_records=max_records, max_chars=max_chars):
+    for window in iter_windows(records, max_records=max_records, max_chars=max_chars, ramp=_RAMP):
         if window:
             texts: dict[str, Record] = {}
             for record in filter(_has_text, window):

@@ -147,3 +147,9 @@ def test_a_steady_trickle_does_not_wait_for_a_full_window() -> None:
     assert 0 < len(next(windows)) < 10_000  # at half a second, long before the patience is over
     stop.set()
     windows.close()
+
+
+def test_the_first_windows_are_smaller() -> None:
+    records = [Record(str(number)) for number in range(40)]
+    windows = iter_windows(records, max_records=16, max_chars=1000, patience=60, ramp=8)
+    assert [len(window) for window in windows if window][:5] == [2, 4, 8, 16, 10]
