@@ -1,6 +1,7 @@
 """`job.json`: what decides the bytes of an output, kept so that no other job continues it."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -34,8 +35,14 @@ def write_job(folder: Path, identity: Any, *, like: Path) -> None:
 
 
 def as_json(identity: Mapping[str, Any]) -> Any:
-    """An identity as it will be when it is read again: tuples are lists."""
-    return json.loads(json.dumps(identity))
+    """An identity as it will be when it is read again: tuples are lists, patterns their text."""
+    return json.loads(json.dumps(identity, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, re.Pattern):
+        return value.pattern
+    raise TypeError(f"an option of type {type(value)} cannot be compared with that of an earlier run")
 
 
 def other_job(folder: Path, found: Any, wanted: Any) -> ResumeError:

@@ -99,6 +99,11 @@ class Journal:
         return tuple(index for index in self._failed if index < self._live.records and index not in retried)
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do: the output is in place, and no slot of it failed."""
+        return self.is_complete and not self.failed
+
+    @property
     def size(self) -> int:
         """How many bytes the slots have, and what comes before them."""
         return self._live.size

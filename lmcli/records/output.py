@@ -13,6 +13,7 @@ from typing import IO
 
 from lmcli.errors import OutputError, StreamError
 from lmcli.records.compression import codec_of
+from lmcli.records.durable import keep_mode, sync_folder
 from lmcli.records.source import STDIN, reason
 
 STDOUT = "-"
@@ -77,7 +78,7 @@ def open_output(path: str | None, *, inputs: Sequence[str] = (), force: bool = F
     """
     if not force:
         check_is_no_input(path, inputs)
-    if path is None or path in _STDOUT:
+    if path is None or is_stdout(path):
         opened = _open_stdout()
     elif is_file(path):
         opened = _open_replacement(path)
@@ -85,6 +86,11 @@ def open_output(path: str | None, *, inputs: Sequence[str] = (), force: bool = F
         opened = _open_directly(path)
     with opened as output:
         yield output
+
+
+def is_stdout(path: str | None) -> bool:
+    """Whether the name of an output means standard output."""
+    return path in _STDOUT
 
 
 def create(path: Path, mode: str, *, shown: str) -> IO[bytes]:
@@ -151,14 +157,14 @@ def _open_replacement(path: str) -> Iterator[Output]:
     temporary = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}.tmp")
     stream = create(temporary, "xb", shown=path)
     try:
-        _keep_mode(stream, target)  # before the first byte: the old file may be private
+        keep_mode(stream.fileno(), target)  # before the first byte: the old file may be private
         with _finishing(Output(stream, path, is_live=False)) as output:
             yield output
         with output.watching():
             os.fsync(stream.fileno())
             stream.close()
             temporary.replace(target)
-            _sync_dir(target.parent)
+            sync_folder(target.parent)
     finally:
         with suppress(OSError):
             stream.close()
@@ -194,7 +200,7 @@ def is_file(path: str) -> bool:
 
     Raises OutputError for a directory and for a file that is write-protected.
     """
-    if path in _STDOUT:
+    if is_stdout(path):
         return False
     status = _status(path)
     if status is None:
@@ -209,20 +215,6 @@ def is_file(path: str) -> bool:
 def _is_open_already(path: str) -> bool:
     """Whether a name such as /dev/fd/3 leads to an open file, which others hold, too."""
     return path.startswith(("/dev/", "/proc/"))
-
-
-def _keep_mode(stream: IO[bytes], target: Path) -> None:
-    if (status := _status(target)) is not None:
-        os.fchmod(stream.fileno(), stat.S_IMODE(status.st_mode))
-
-
-def _sync_dir(directory: Path) -> None:
-    """Make the rename durable."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _abandon_stdout() -> None:

@@ -6,6 +6,7 @@ from typing import Protocol
 import pytest
 
 from lmcli.cli import app
+from tests import tiny_seq2seq
 from tests.cli.commands import Ended, Stdin
 
 
@@ -38,3 +39,15 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[byt
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def capitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """From English into French, which is English in capitals with accents."""
+    return tiny_seq2seq.write_translator(tmp_path_factory.mktemp("bundles") / "capitals")
+
+
+@pytest.fixture(scope="session")
+def polyglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """From English or German into French, German (thirteen letters further) and Russian."""
+    return tiny_seq2seq.write_polyglot(tmp_path_factory.mktemp("bundles") / "polyglot")

@@ -10,18 +10,6 @@ from tests.cli.conftest import Cli
 
 
 @pytest.fixture(scope="module")
-def capitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """From English into French, which is English in capitals with accents."""
-    return tiny_seq2seq.write_translator(tmp_path_factory.mktemp("bundles") / "capitals")
-
-
-@pytest.fixture(scope="module")
-def polyglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """From English or German into French, German (thirteen letters further) and Russian."""
-    return tiny_seq2seq.write_polyglot(tmp_path_factory.mktemp("bundles") / "polyglot")
-
-
-@pytest.fixture(scope="module")
 def beginnings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first 24 characters of a text are its summary."""
     return tiny_seq2seq.write_summarizer(tmp_path_factory.mktemp("bundles") / "beginnings")

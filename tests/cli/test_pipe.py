@@ -237,17 +237,6 @@ def test_a_stage_finds_in_a_pipe_what_it_finds_alone(cli: Cli, work: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def capitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """From English into French, which is English in capitals with accents."""
-    return tiny_seq2seq.write_translator(tmp_path_factory.mktemp("bundles") / "capitals")
-
-
-@pytest.fixture(scope="module")
-def polyglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_seq2seq.write_polyglot(tmp_path_factory.mktemp("bundles") / "polyglot")
-
-
-@pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, moods: Path, names: Path, capitals: Path) -> list[Part]:
     folder = tmp_path_factory.mktemp("bundles")
     summarizer = tiny_seq2seq.write_summarizer(folder / "beginnings")

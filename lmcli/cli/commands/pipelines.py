@@ -120,7 +120,7 @@ def _part_of_call(parser: "StageParser", call: "StageCall") -> "Part":
     known = parser.options(call.name)
     given: list[Given] = []
     for option in call.options:
-        if (name := option.name.replace("_", "-")) not in known:
+        if (name := spell(option.name)) not in known:
             raise unknown_option(call, option, known)
         if any(name == each.name for each in given) and not parser.takes_several(call.name, name):
             raise call.error(f"{name} is given twice", option)

@@ -89,7 +89,7 @@ def open_journal(streams: Streams, identity: Mapping[str, Any], *, can_retry: bo
             journal.remove()
             journal = stack.enter_context(Journal(target, identity))
         yield journal
-        if journal.is_complete and not journal.failed:
+        if journal.is_over:
             journal.remove()
 
 
@@ -154,7 +154,7 @@ class _Journalled:
         self._shown = shown
         self._retries = deque(journal.failed)
         self._input_crcs: deque[int] = deque()
-        self.is_over = journal.is_complete and not journal.failed
+        self.is_over = journal.is_over
         self.numbers = Counter(journal.counts)
 
     def begin(self, reader: RecordReader, options: WriteOptions) -> Iterable[Record]:

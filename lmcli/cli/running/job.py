@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Sequence
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Literal
 
+from lmcli.bundle.store import sha256
 from lmcli.cli.running.inputs import Inputs
-from lmcli.cli.running.staging import Staged, as_json, versions
+from lmcli.cli.running.staging import Staged, versions
 from lmcli.cli.streams import Streams
 from lmcli.errors import NoInputError
 from lmcli.pipeline.compose import shown
@@ -31,12 +30,12 @@ def output_shape(
 
 
 def job_identity(streams: Streams, inputs: Inputs, staged: Sequence[Staged]) -> dict[str, Any]:
-    """Versions, inputs with their content, formats and stages with all options: JSON values by name.
+    """Versions, inputs with their content, formats and stages with all options, by name.
 
     What only decides the speed is not in it. Reads all regular files. Raises NoInputError.
     """
     output_format, prose = output_shape(streams, inputs, [each.part for each in staged])
-    facts = {
+    return {
         "versions": versions(staged),
         "inputs": [_input_facts(name) for name in inputs.names],
         "reading": {
@@ -48,17 +47,13 @@ def job_identity(streams: Streams, inputs: Inputs, staged: Sequence[Staged]) -> 
         "writing": {"format": output_format, "prose": prose},
         "stages": [each.identity(streams.device) for each in staged],
     }
-    identity: dict[str, Any] = as_json(facts)
-    return identity
 
 
 def _input_facts(name: str) -> dict[str, Any]:
     """Of a pipe only the name: its content can be compared as it comes, and no sooner."""
     try:
-        if name == STDIN or not stat.S_ISREG(os.stat(name).st_mode):  # noqa: PTH116
+        if name == STDIN or not stat.S_ISREG((status := Path(name).stat()).st_mode):
             return {"name": name}
-        with Path(name).open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
-            return {"name": name, "size": file.tell(), "sha256": digest}
+        return {"name": name, "size": status.st_size, "sha256": sha256(Path(name))}
     except OSError as error:
         raise NoInputError(f"cannot read {name}: {reason(error)}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from lmcli.cli.streams import Streams
 from lmcli.engine.devices import num_cores, parse_device
 from lmcli.errors import LmcliError
 from lmcli.pipeline.stage import Part, Report, Stage, Step
+from lmcli.records.job import as_json
 from lmcli.records.record import Record
 from lmcli.tasks.base import Task
 from lmcli.tasks.cached import Cached
@@ -134,17 +134,6 @@ def versions(staged: Iterable[Staged]) -> dict[str, Any]:
 
         found["onnxruntime"], *found["processor"] = kernels()
     return found
-
-
-def as_json(facts: Any) -> Any:
-    """The facts as they are when they come back from a file."""
-    return json.loads(json.dumps(facts, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, re.Pattern):
-        return value.pattern
-    raise TypeError(f"an option of type {type(value)} cannot be compared with that of an earlier run")
 
 
 def prepare(

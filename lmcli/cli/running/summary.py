@@ -28,13 +28,12 @@ from lmcli.errors import (
 )
 from lmcli.pipeline.stage import Part
 from lmcli.records.lock import LockedError
-from lmcli.records.output import STDOUT, check_is_no_input, is_same_file, open_output
+from lmcli.records.output import STDOUT, check_is_no_input, is_same_file, is_stdout, open_output
 from lmcli.records.record import Record
 from lmcli.records.source import STDIN
 from lmcli.tasks.counts import summary as stage_summary
 
 SCHEMA_VERSION = 1
-_STDOUT = (STDOUT, "/dev/stdout")
 
 _READER_CLOSED = 141
 _STATUS = {
@@ -83,7 +82,7 @@ class Summary:
         path, self._path = self._streams.summary, None  # a run that ends here must not write it
         if path is None:
             return
-        if path in _STDOUT and (self._streams.output or STDOUT) in _STDOUT:
+        if is_stdout(path) and is_stdout(self._streams.output):
             raise OutputError(f"{path} cannot be both the output and the summary")
         if not Path(path).absolute().parent.is_dir():
             raise OutputError(f"cannot create {path}: there is no such directory")
