@@ -25,7 +25,14 @@ CHOICE = ("top_logits", "top_ids", "log_normalizer")
 
 
 class CrossCache(Cache, Protocol):
-    """A cache that holds keys and values of sources as well."""
+    """A cache that holds keys and values of sources as well. It begins without slots."""
+
+    room: int
+    """How many slots it may have."""
+
+    def grow(self, num_slots: int) -> None:
+        """Have that many slots, the new ones at the end."""
+        ...
 
     def admit(self, slots: Sequence[int], cross: Mapping[str, Floats]) -> None:
         """Give slots to new sources. cross: (sources, heads, source, head size) by input name."""
@@ -61,26 +68,32 @@ class InPlaceCache:
         decoder: Session,
         buffers: Buffers,
         *,
-        num_slots: int,
+        room: int,
         num_beams: int,
         capacity: int,
         source_length: int,
     ) -> None:
         self._decoder = decoder
         self._num_beams = num_beams
-        rows = num_slots * num_beams
+        rows = room * num_beams
         self._past_names, self._past = _take(buffers, decoder, "past.", rows, capacity)
-        self._cross_names, self._cross = _take(buffers, decoder, "cross.", num_slots, source_length)
+        self._cross_names, self._cross = _take(buffers, decoder, "cross.", room, source_length)
         self._ids = np.zeros((rows, 1), np.int64)
         self._lengths = np.zeros(rows, np.int32)
         self._total = np.ones((), np.int32)
-        self._mask = np.zeros((num_slots, source_length), np.int32)
+        self._mask = np.zeros((room, source_length), np.int32)
         self._k = np.zeros(1, np.int64)
+        self._binding: Binding | None = None
+        self.room = room
+        self.num_slots = 0
+
+    def grow(self, num_slots: int) -> None:
+        """See CrossCache."""
         self.num_slots = num_slots
-        self._bind()
+        self._binding = None
 
     def admit(self, slots: Sequence[int], cross: Mapping[str, Floats]) -> None:
-        """See Cache."""
+        """See CrossCache."""
         length = next(iter(cross.values())).shape[2]
         for name, buffer in zip(self._cross_names, self._cross, strict=True):
             buffer[slots, :, :length] = cross[name]
@@ -92,9 +105,10 @@ class InPlaceCache:
         self._ids[:rows, 0] = tokens
         self._lengths[:rows] = lengths
         self._total[()] = lengths.max() + 1
-        if num_candidates != self._k[0]:
+        if self._binding is None or num_candidates != self._k[0]:
             self._k[0] = num_candidates
-            self._bind_outputs()
+            self._binding = self._binding or self._bind()
+            self._choice = bind_choice(self._binding, rows, num_candidates)
         self._binding.run()
         return self._choice
 
@@ -112,12 +126,12 @@ class InPlaceCache:
                 self._cross[:, to] = self._cross[:, source]
                 self._mask[to] = self._mask[source]
         self.num_slots = len(slots)
-        self._bind()
+        self._binding = None
 
-    def _bind(self) -> None:
-        """Bind the part of the buffers that the live slots use."""
+    def _bind(self) -> Binding:
+        """Bind the part of the buffers that the slots use."""
         slots, rows = self.num_slots, self.num_slots * self._num_beams
-        self._binding = binding = self._decoder.bind()
+        binding = self._decoder.bind()
         for name, past in zip(self._past_names, self._past, strict=True):
             binding.in_place(name, name.replace("past.", "present."), past[:rows])
         for name, cross in zip(self._cross_names, self._cross, strict=True):
@@ -127,11 +141,7 @@ class InPlaceCache:
         binding.input("total_length", self._total)
         binding.input("source_mask", self._mask[:slots])
         binding.input("k", self._k)
-        self._bind_outputs()
-
-    def _bind_outputs(self) -> None:
-        rows, k = self.num_slots * self._num_beams, int(self._k[0])
-        self._choice = bind_choice(self._binding, rows, k)
+        return binding
 
 
 def bind_choice(binding: Binding, rows: int, k: int) -> Choice:
@@ -180,8 +190,9 @@ class GrowingCache:
     refills = False
     worth_shrinking = 0.5
 
-    def __init__(self, decoder: Session, *, num_slots: int, num_beams: int) -> None:
-        self.num_slots = num_slots
+    def __init__(self, decoder: Session, *, room: int, num_beams: int) -> None:
+        self.room = room
+        self.num_slots = 0
         self._decoder = decoder
         self._num_beams = num_beams
         self._binding = decoder.bind()
@@ -190,8 +201,12 @@ class GrowingCache:
         self._cross: dict[str, Floats] = {}
         self._parents = np.zeros(0, np.int64)
 
+    def grow(self, num_slots: int) -> None:
+        """See CrossCache."""
+        self.num_slots = num_slots
+
     def admit(self, slots: Sequence[int], cross: Mapping[str, Floats]) -> None:
-        """See Cache. All slots begin together."""
+        """See CrossCache. All slots begin together."""
         rows = len(slots) * self._num_beams
         for name in self._past:
             shape, kind = self._decoder.input_shapes[name], self._decoder.input_types[name]

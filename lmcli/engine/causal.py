@@ -23,9 +23,8 @@ from lmcli.engine.generation import GenerationConfig
 from lmcli.engine.growing import GrowingRows, begin_together
 from lmcli.engine.prefixes import PrefixStore, common_length
 from lmcli.engine.rows import RowCache
-from lmcli.engine.run import Run, Slots
+from lmcli.engine.run import Job, Place, Run, Slots
 from lmcli.engine.search import Hypothesis, Search, Source, by_sample, make_search
-from lmcli.engine.seq2seq import Job
 from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
 from lmcli.errors import REBUILD, BundleError, UnavailableError
@@ -52,7 +51,7 @@ class _Work:
     """The numbers of those that begin together."""
     sources: Sequence[Source]
     config: GenerationConfig
-    outputs: list[list[Hypothesis]]
+    job: Job
     listen: Listener | None
     num_slots: int
     """How many there may be in one run."""
@@ -124,9 +123,9 @@ class Causal:
         share = -(-len(sources) // self._threads)
         num_slots = min(self._num_slots(needed, config.num_beams), share)
         batches = self._batches([source.input_ids for source in sources], num_slots)
-        work = _Work(batches, sources, config, job.outputs, listen, num_slots, needed)
+        work = _Work(batches, sources, config, job, listen, num_slots, needed)
         for _ in range(min(self._threads, len(sources))):
-            job.runs.append(self._workers.submit(self._continue, work))
+            self._workers.submit(self._continue, work)
         return job
 
     def generate(
@@ -218,11 +217,14 @@ class Causal:
     def _continue(self, work: _Work) -> None:
         """What one thread does of the work."""
         num_slots, beams = work.num_slots, work.config.num_beams
-        with self._cache(num_slots * beams, work.capacity) as cache:
-            while work.batches and not self._stopping.is_set():
-                cache.begin(num_slots, beams)
-                run = _Run(work, self._vocab_size, self._stopping, self.tokenizer)
-                run.decode(cache, make_search(work.config, num_slots, work.capacity))
+        run = _Run(work, self._vocab_size, self._stopping, self.tokenizer)
+        try:
+            with self._cache(num_slots * beams, work.capacity) as cache:
+                while run.has_more() and not self._stopping.is_set():
+                    cache.begin(num_slots, beams)
+                    run.decode(cache, make_search(work.config, num_slots, work.capacity))
+        except Exception as error:  # to be raised where the results are waited for
+            work.job.fail(error)
 
     def _num_slots(self, capacity: int, num_beams: int) -> int:
         """For how many prompts at once the budgets of rows and bytes are enough."""
@@ -250,13 +252,17 @@ class _Run(Run[Rows]):
     """What one thread does of the work."""
 
     def __init__(self, work: _Work, vocab_size: int, stopping: Event, tokenizer: Tokenizer) -> None:
-        super().__init__(work.outputs, vocab_size, stopping)
+        super().__init__(vocab_size, stopping)
         self._work = work
         self._tokenizer = tokenizer
 
+    def has_more(self) -> bool:
+        """See Run."""
+        return bool(self._work.batches)
+
     def fill(self, slots: Slots, cache: Rows, search: Search) -> None:
         """See Run. The last token of a prompt is left to the first step."""
-        free = deque(slot for slot, number in enumerate(slots) if number is None)
+        free = deque(slot for slot, place in enumerate(slots) if place is None)
         while free:
             try:
                 batch = self._work.batches.popleft()
@@ -266,7 +272,7 @@ class _Run(Run[Rows]):
                 slot, source = free.popleft(), self._work.sources[number]
                 cache.prefill(slot, source.input_ids[:-1])
                 search.admit([slot], [source], [source.input_ids])
-                slots[slot] = number
+                slots[slot] = Place(self._work.job, number)
             if not cache.refills:
                 return
 
@@ -277,11 +283,11 @@ class _Run(Run[Rows]):
             return
         tokens, finished = search.tokens().tolist(), search.finished()
         stopped = []
-        for slot, number in enumerate(slots):
-            if number is None or tokens[slot] in config.eos_token_ids:
+        for slot, place in enumerate(slots):
+            if place is None or tokens[slot] in config.eos_token_ids:
                 continue
             if listen is not None:
-                listen(number, tokens[slot])
+                listen(place.number, tokens[slot])
             may_stop = config.stop_strings and slot not in finished
             if may_stop and self._holds_stop(search.result(slot)[0].token_ids):
                 stopped.append(slot)

@@ -1,16 +1,72 @@
-"""`Run`: one decoder run, the loop that encoder-decoders and causal models share."""
+"""`Run`: one decoder run, the loop that encoder-decoders and causal models share; `Job`: what it works on."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from threading import Event
-from typing import Generic, Protocol, TypeVar
+from threading import Event, Lock
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from lmcli.engine.search import Choice, Hypothesis, Ints, Moves, Search
 
-Slots = list[int | None]
-"""The number of the source in each slot."""
+
+class Job:
+    """Sources on their way through a model."""
+
+    def __init__(self, num_sources: int, num_each: int) -> None:
+        """num_each: how many sources in a row are samples of the same one."""
+        self._outputs: list[list[Hypothesis]] = [[] for _ in range(num_sources)]
+        self._num_each = num_each
+        self.num_left = num_sources
+        """How many sources are not finished yet."""
+        self._lock = Lock()
+        self._is_over = Event()
+        self._error: Exception | None = None
+        if not num_sources:
+            self._is_over.set()
+
+    def finish(self, number: int, outputs: list[Hypothesis]) -> None:
+        """What has become of a source."""
+        self._outputs[number] = outputs
+        with self._lock:
+            self.num_left -= 1
+            if not self.num_left:
+                self._is_over.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self._is_over.is_set()
+
+    def fail(self, error: Exception) -> None:
+        """Have `results` raise an error: not all sources can be finished."""
+        self._error = error
+        self._is_over.set()
+
+    def results(self) -> list[list[Hypothesis]]:
+        """Wait for the end: `num_return_sequences` outputs for each source, the best first."""
+        self._is_over.wait()
+        if self._error is not None:
+            raise self._error
+        each = self._num_each
+        return [
+            sorted(
+                (found for group in self._outputs[start : start + each] for found in group),
+                key=lambda hypothesis: -hypothesis.score,
+            )
+            for start in range(0, len(self._outputs), each)
+        ]
+
+
+class Place(NamedTuple):
+    """A source of a job."""
+
+    job: Job
+    number: int
+
+
+Slots = list[Place | None]
+"""The source in each slot."""
 
 
 class Cache(Protocol):
@@ -42,15 +98,18 @@ C = TypeVar("C", bound=Cache)
 class Run(ABC, Generic[C]):
     """Slots that sources take and leave, until none is left."""
 
-    def __init__(self, outputs: list[list[Hypothesis]], vocab_size: int, stopping: Event) -> None:
-        """outputs: where the results go, by the number of the source. `stopping` ends the run early."""
-        self._outputs = outputs
+    def __init__(self, vocab_size: int, stopping: Event) -> None:
+        """`stopping` ends the run early."""
         self._vocab_size = vocab_size
         self._stopping = stopping
 
     @abstractmethod
+    def has_more(self) -> bool:
+        """Whether any source still waits."""
+
+    @abstractmethod
     def fill(self, slots: Slots, cache: C, search: Search) -> None:
-        """Give free slots to waiting sources."""
+        """Give free slots to waiting sources; there may be more slots then."""
 
     def watch(self, slots: Slots, search: Search) -> None:
         """Look at the new tokens."""
@@ -60,26 +119,26 @@ class Run(ABC, Generic[C]):
         slots: Slots = [None] * cache.num_slots
         self.fill(slots, cache, search)
         slots = _shrink(slots, cache, search, share=1)
-        while any(number is not None for number in slots) and not self._stopping.is_set():
+        while any(place is not None for place in slots) and not self._stopping.is_set():
             wanted = min(search.num_candidates(), self._vocab_size)
             choice = cache.step(search.tokens(), search.lengths(), wanted)
             cache.take_over(search.advance(choice))
             self.watch(slots, search)
             finished = search.finished()
             for slot in finished:
-                number = slots[slot]
-                assert number is not None
-                self._outputs[number] = search.result(slot)
+                place = slots[slot]
+                assert place is not None
+                place.job.finish(place.number, search.result(slot))
                 slots[slot] = None
+            if cache.refills and self.has_more():
+                self.fill(slots, cache, search)
             if finished:
-                if cache.refills:
-                    self.fill(slots, cache, search)
                 slots = _shrink(slots, cache, search, share=cache.worth_shrinking)
 
 
 def _shrink(slots: Slots, cache: Cache, search: Search, *, share: float) -> Slots:
     """Close the gaps if no more than a `share` of the slots is live; the slots that are left."""
-    live = [slot for slot, number in enumerate(slots) if number is not None]
+    live = [slot for slot, place in enumerate(slots) if place is not None]
     if not live or len(live) == len(slots) or len(live) > len(slots) * share:
         return slots
     # The last ones fill the gaps, so as few as possible move.

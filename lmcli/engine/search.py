@@ -113,6 +113,10 @@ class Search(Protocol):
         """Keep these slots only, as 0, 1, ..."""
         ...
 
+    def grow(self, num_slots: int) -> None:
+        """Have that many slots, the new ones free."""
+        ...
+
 
 class _Slots:
     """What every search knows of its slots. The arrays of `by_slot` are (slots, ...) and move together."""
@@ -178,6 +182,14 @@ class _Slots:
         """See Search."""
         for name in self.by_slot:
             setattr(self, name, getattr(self, name)[slots])
+
+    def grow(self, num_slots: int) -> None:
+        """See Search."""
+        more = num_slots - len(self.counts)
+        for name in self.by_slot:
+            array = getattr(self, name)
+            # Whatever is in a free slot; `admit` sets it all.
+            setattr(self, name, np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)]))
 
     def output(self, slot: int, sequence: Ints, score: float) -> Hypothesis:
         """A hypothesis from the new tokens of a sequence, its end included."""
@@ -255,6 +267,12 @@ class Sampling(_Slots):
         super().compact(slots)
         if self.config.do_sample:
             self._draws = [self._draws[slot] for slot in slots]
+
+    def grow(self, num_slots: int) -> None:
+        """See Search."""
+        super().grow(num_slots)
+        if self.config.do_sample:
+            self._draws += [np.random.default_rng(0)] * (num_slots - len(self._draws))
 
     def _draw(self, scores: Floats) -> Ints:
         """Sample from the candidates' scores (rows, k) with temperature, top_k, top_p and min_p."""
@@ -439,6 +457,11 @@ class BeamSearch(_Slots):
         """See Search."""
         super().compact(slots)
         self._done = [self._done[slot] for slot in slots]
+
+    def grow(self, num_slots: int) -> None:
+        """See Search."""
+        super().grow(num_slots)
+        self._done += [[] for _ in range(num_slots - len(self._done))]
 
 
 class _Done(NamedTuple):

@@ -8,9 +8,8 @@ the same output alone and in any batch.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import NamedTuple, Self
 
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from lmcli.engine.cache import CHOICE, Buffers, CrossCache, GrowingCache, InPlaceCache, num_bytes
 from lmcli.engine.encoder import equal_batches
 from lmcli.engine.generation import GenerationConfig
-from lmcli.engine.run import Run, Slots
+from lmcli.engine.run import Job, Place, Run, Slots
 from lmcli.engine.search import Hypothesis, Search, Source, by_sample, make_search
 from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
@@ -41,54 +40,44 @@ _ENCODER_TOKENS = 256
 _ENCODER_TOKENS_CUDA = 16_384
 # What the keys and values of one decoder run may take.
 _CACHE_BYTES = 256 * 2**20
+# Outputs of different length have room for a multiple of these tokens, so that they may be of one run.
+_CAPACITY_STEP = 32
 # Sources are padded to one of a few lengths, the powers of two from here on, so that what a row computes
 # depends on its own length only.
 _SHORTEST = 16
 
 
 class _Batch(NamedTuple):
-    """Sources of equal length that the encoder takes together: their numbers in the job."""
+    """Sources of equal length that the encoder takes together."""
 
-    numbers: Sequence[int]
+    places: Sequence[Place]
     sources: Sequence[Source]
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Batches of sources that are padded to the same length, and what a decoder run of them must hold."""
+class _Queue:
+    """Sources that are padded to the same length and wait for any of the threads, job after job."""
 
-    batches: deque[_Batch]
-    num_sources: int
-    source_length: int
-    capacity: int
-    """The most new tokens of a source."""
+    def __init__(self, config: GenerationConfig, source_length: int, capacity: int) -> None:
+        """capacity: the most new tokens of a source."""
+        self.config = config
+        self.source_length = source_length
+        self.capacity = capacity
+        self.batches: deque[_Batch] = deque()
+        self.share = 0
+        """How many sources one thread should have at once, so that there are some for the others."""
+        self._jobs: list[Job] = []
 
-    @property
-    def work(self) -> int:
-        """How long it takes, in no special unit."""
-        return self.num_sources * self.source_length
+    def extend(self, job: Job, batches: Sequence[_Batch], share: int) -> None:
+        """Put the batches of a job behind those of others."""
+        self._jobs = [*(job for job in self._jobs if not job.is_over), job]
+        self.batches.extend(batches)
+        self.share = share
 
-
-class Job:
-    """Sources on their way through a model."""
-
-    def __init__(self, num_sources: int, num_each: int) -> None:
-        self.outputs: list[list[Hypothesis]] = [[] for _ in range(num_sources)]
-        self.runs: list[Future[None]] = []
-        self._num_each = num_each
-
-    def results(self) -> list[list[Hypothesis]]:
-        """Wait for the end: `num_return_sequences` outputs for each source, the best first."""
-        for run in self.runs:
-            run.result()
-        each = self._num_each  # samples of one source are sources of their own
-        return [
-            sorted(
-                (found for group in self.outputs[start : start + each] for found in group),
-                key=lambda hypothesis: -hypothesis.score,
-            )
-            for start in range(0, len(self.outputs), each)
-        ]
+    def fail(self, error: Exception) -> None:
+        """Tell all that wait."""
+        self.batches.clear()
+        for job in self._jobs:
+            job.fail(error)
 
 
 class Seq2Seq:
@@ -108,6 +97,7 @@ class Seq2Seq:
         self._stopping = Event()
         self._encoder_tokens = _ENCODER_TOKENS_CUDA if encoder.on_cuda else _ENCODER_TOKENS
         self._buffers = Buffers()
+        self._queues: dict[tuple[GenerationConfig, int], _Queue] = {}
         self._is_in_place = "past_length" in decoder.inputs
 
     def __enter__(self) -> Self:
@@ -123,13 +113,18 @@ class Seq2Seq:
         """Start the work; the threads see to it while the caller does something else."""
         sources, config, num_each = by_sample(sources, config, self._vocab_size)
         job = Job(len(sources), num_each)
-        groups = sorted(self._groups(sources), key=lambda group: -group.work)
-        # The end of a decoder run has few rows left, so a group is one run, the largest first. A second one
-        # helps where a thread has nothing else to do; which of them takes a source changes nothing.
+        queues = [
+            (self._enqueue(job, batches, source_length, config), sum(len(batch.sources) for batch in batches))
+            for source_length, batches in self._by_length(job, sources).items()
+        ]
+        # The end of a decoder run has few rows left, so a thread stays with a queue while there is anything
+        # in it, the longest first. A second one helps where it has nothing else to do; which of them takes
+        # a source changes nothing.
+        queues.sort(key=lambda queue: -queue[0].source_length * queue[1])
         for lane in range(self._threads):
-            for group in groups:
-                if lane * _MIN_SHARE < group.num_sources:
-                    job.runs.append(self._workers.submit(self._run, group, config, job.outputs))
+            for queue, num_sources in queues:
+                if lane * _MIN_SHARE < num_sources:
+                    self._workers.submit(self._run, queue)
         return job
 
     def generate(self, sources: Sequence[Source], config: GenerationConfig) -> list[list[Hypothesis]]:
@@ -143,6 +138,7 @@ class Seq2Seq:
         """
         cross = self._encode(np.stack(rows))
         cache = self._make_cache(len(rows), 1, len(token_ids), _padded(len(rows[0])))
+        cache.grow(len(rows))
         cache.admit(range(len(rows)), cross)
         logits = np.empty((len(rows), len(token_ids), self._vocab_size), np.float32)
         for step, token in enumerate(token_ids):
@@ -151,53 +147,64 @@ class Seq2Seq:
             np.put_along_axis(logits[:, step], choice.top_ids, choice.top_logits, axis=1)
         return logits
 
-    def _groups(self, sources: Sequence[Source]) -> Iterator[_Group]:
-        """Sources by the length that they are padded to."""
-        groups: defaultdict[int, list[_Batch]] = defaultdict(list)
+    def _by_length(self, job: Job, sources: Sequence[Source]) -> dict[int, list[_Batch]]:
+        """Batches for the encoder, by the length that their sources are padded to."""
+        found: defaultdict[int, list[_Batch]] = defaultdict(list)
         lengths = [len(source.input_ids) for source in sources]
         for numbers in equal_batches(lengths, self._encoder_tokens):
-            batch = _Batch(numbers, [sources[number] for number in numbers])
-            groups[_padded(lengths[numbers[0]])].append(batch)
-        for source_length, batches in groups.items():
-            members = [source for batch in batches for source in batch.sources]
-            capacity = max(source.max_new_tokens for source in members)
-            yield _Group(deque(batches), len(members), source_length, capacity)
+            places = [Place(job, number) for number in numbers]
+            batch = _Batch(places, [sources[number] for number in numbers])
+            found[_padded(lengths[numbers[0]])].append(batch)
+        return found
 
-    def _run(self, group: _Group, config: GenerationConfig, outputs: list[list[Hypothesis]]) -> None:
-        """What one thread does of a group. Raises UnavailableError when memory is short."""
-        share = max(_MIN_SHARE, -(-group.num_sources // self._threads))
-        num_slots = min(self._num_slots(group, config.num_beams), share)
-        run = _Run(self._encode, group, config, outputs, self._vocab_size, self._stopping)
+    def _enqueue(
+        self, job: Job, batches: Sequence[_Batch], source_length: int, config: GenerationConfig
+    ) -> _Queue:
+        """Put batches where their like wait, or may be under way already."""
+        members = [source for batch in batches for source in batch.sources]
+        needed = max(source.max_new_tokens for source in members)
+        queue = self._queues.get((config, source_length))
+        if queue is None or queue.capacity < needed:
+            capacity = -(-needed // _CAPACITY_STEP) * _CAPACITY_STEP
+            queue = self._queues[config, source_length] = _Queue(config, source_length, capacity)
+        queue.extend(job, batches, max(_MIN_SHARE, -(-len(members) // self._threads)))
+        return queue
+
+    def _run(self, queue: _Queue) -> None:
+        """What one thread does of a queue."""
+        num_beams = queue.config.num_beams
+        run = _Run(self._encode, queue, self._vocab_size, self._stopping)
         try:
             while run.has_more() and not self._stopping.is_set():
-                cache = self._make_cache(num_slots, config.num_beams, group.capacity, group.source_length)
-                search = make_search(config, num_slots, group.capacity + 1)
-                run.decode(cache, search)
-        except MemoryError as error:
-            raise UnavailableError(
-                "there is not enough memory for the decoder", hint="fewer --threads or --num-beams need less"
-            ) from error
+                room = self._room(queue.capacity, queue.source_length, num_beams)
+                cache = self._make_cache(room, num_beams, queue.capacity, queue.source_length)
+                run.decode(cache, make_search(queue.config, 0, queue.capacity + 1))
+        except MemoryError:
+            hint = "fewer --threads or --num-beams need less"
+            queue.fail(UnavailableError("there is not enough memory for the decoder", hint=hint))
+        except Exception as error:  # to be raised where the results are waited for
+            queue.fail(error)
 
     def _encode(self, input_ids: Ints) -> Cross:
         """(batch, sequence) to the keys and values of cross-attention, by name."""
         return self._encoder.run({"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)})
 
-    def _make_cache(self, num_slots: int, num_beams: int, capacity: int, source_length: int) -> CrossCache:
+    def _make_cache(self, room: int, num_beams: int, capacity: int, source_length: int) -> CrossCache:
         if not self._is_in_place:
-            return GrowingCache(self._decoder, num_slots=num_slots, num_beams=num_beams)
+            return GrowingCache(self._decoder, room=room, num_beams=num_beams)
         return InPlaceCache(
             self._decoder,
             self._buffers,
-            num_slots=num_slots,
+            room=room,
             num_beams=num_beams,
             capacity=capacity,
             source_length=source_length,
         )
 
-    def _num_slots(self, group: _Group, num_beams: int) -> int:
+    def _room(self, capacity: int, source_length: int, num_beams: int) -> int:
         """For how many sources at once the budgets of rows and bytes are enough."""
-        size = num_bytes(self._decoder, "past.", group.capacity * num_beams)
-        size += num_bytes(self._decoder, "cross.", group.source_length)
+        size = num_bytes(self._decoder, "past.", capacity * num_beams)
+        size += num_bytes(self._decoder, "cross.", source_length)
         rows = _ROWS_OF_BEAMS if num_beams > 1 else _ROWS
         rows = _ROWS_CUDA if self._decoder.on_cuda else rows
         return max(1, min(rows // num_beams, _CACHE_BYTES // size))
@@ -208,54 +215,57 @@ _MIN_SHARE = 8
 
 
 class _Run(Run[CrossCache]):
-    """What one thread does of a group."""
+    """What one thread does of a queue."""
 
     def __init__(
-        self,
-        encode: Callable[[Ints], Cross],
-        group: _Group,
-        config: GenerationConfig,
-        outputs: list[list[Hypothesis]],
-        vocab_size: int,
-        stopping: Event,
+        self, encode: Callable[[Ints], Cross], queue: _Queue, vocab_size: int, stopping: Event
     ) -> None:
-        super().__init__(outputs, vocab_size, stopping)
+        super().__init__(vocab_size, stopping)
         self._encode_rows = encode
-        self._group = group
-        self._config = config
+        self._queue = queue
         self._ready: deque[tuple[_Batch, Cross]] = deque()
 
     def has_more(self) -> bool:
-        """Whether any source still waits."""
-        return bool(self._ready or self._group.batches)
+        """See Run."""
+        return bool(self._ready or self._queue.batches)
 
     def fill(self, slots: Slots, cache: CrossCache, search: Search) -> None:
         """See Run."""
-        free = [slot for slot, number in enumerate(slots) if number is None]
-        while free and (self._ready or self._encode()):
+        free = [slot for slot, place in enumerate(slots) if place is None]
+        most = min(self._queue.share, cache.room) - (len(slots) - len(free))
+        while most > 0 and (self._ready or self._encode()):
             batch, cross = self._ready.popleft()
-            part, rest = slice(0, len(free)), slice(len(free), None)
-            taken = free[: len(batch.numbers)]
-            cache.admit(taken, {name: values[part] for name, values in cross.items()})
-            search.admit(taken, batch.sources[part], [self._start(source) for source in batch.sources[part]])
-            for slot, number in zip(taken, batch.numbers[part], strict=True):
-                slots[slot] = number
-            if len(batch.numbers) > len(free):
-                left = _Batch(batch.numbers[rest], batch.sources[rest])
+            taken, rest = batch.places[:most], slice(most, None)
+            if len(taken) > len(free):
+                more = range(len(slots), len(slots) + len(taken) - len(free))
+                free.extend(more)
+                slots.extend([None] * len(more))
+                cache.grow(len(slots))
+                search.grow(len(slots))
+            own, free = free[: len(taken)], free[len(taken) :]
+            cache.admit(own, {name: values[:most] for name, values in cross.items()})
+            sources = batch.sources[:most]
+            search.admit(own, sources, [self._start(source) for source in sources])
+            for slot, place in zip(own, taken, strict=True):
+                slots[slot] = place
+            if len(batch.places) > most:
+                left = _Batch(batch.places[rest], batch.sources[rest])
                 self._ready.append((left, {name: values[rest] for name, values in cross.items()}))
-            free = free[len(taken) :]
+            most -= len(taken)
             if not cache.refills:
                 break  # rows that begin together are of one source length
 
     def _start(self, source: Source) -> Ints:
         """What the decoder reads before the first new token: (1,)."""
         own = source.decoder_start_token_id
-        return np.array([self._config.decoder_start_token_id if own is None else own], np.int64)
+        if own is None:
+            own = self._queue.config.decoder_start_token_id
+        return np.array([own], np.int64)
 
     def _encode(self) -> bool:
         """Have the next batch ready; whether there was one."""
         try:
-            batch = self._group.batches.popleft()
+            batch = self._queue.batches.popleft()
         except IndexError:
             return False
         input_ids = np.stack([source.input_ids for source in batch.sources])

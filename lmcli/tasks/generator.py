@@ -15,8 +15,8 @@ import numpy as np
 
 from lmcli.bundle.manifest import Language
 from lmcli.engine.generation import GenerationConfig
+from lmcli.engine.run import Job
 from lmcli.engine.search import Hypothesis, Source
-from lmcli.engine.seq2seq import Job
 from lmcli.engine.tokenizer import Ints, TokenizeError, Tokenizer
 from lmcli.tasks.generation import retry_config
 from lmcli.tasks.sentences import halves, needs_model
@@ -131,8 +131,7 @@ class Generator:
             by_least[ask.limits.least].append(index)
         parts = []
         for least, members in by_least.items():
-            most = max(asks[index].limits.most for index in members)
-            limited = replace(config, min_new_tokens=least, max_new_tokens=most)
+            limited = replace(config, min_new_tokens=least)
             sources = [self._source(asks[index]) for index in members]
             parts.append(_Part(members, limited, self._engine.submit(sources, limited)))
         return parts

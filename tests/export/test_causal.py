@@ -257,7 +257,7 @@ def test_a_frequency_penalty_ends_repetition(engine: Causal) -> None:
 def test_closing_the_engine_stops_what_is_under_way(llama: Any, tmp_path: Path) -> None:
     with build(llama, tmp_path, threads=2) as engine:
         job = engine.submit(sources_of(random_prompts([9] * 3000)), config_of(num_beams=4))
-    assert sum(map(bool, job.outputs)) < 1500
+    assert job.num_left > 1500
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import tokenizers
 from lmcli.bundle.manifest import Manifest
 from lmcli.bundle.store import read_bundle
 from lmcli.engine.generation import GenerationConfig
+from lmcli.engine.run import Job
 from lmcli.engine.search import Source
-from lmcli.engine.seq2seq import Job
 from lmcli.errors import UsageError
 from lmcli.prompting.chat import ChatTemplate, read_chat_template
 from lmcli.records.record import Failure, Record
