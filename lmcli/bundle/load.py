@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from lmcli.bundle.store import Bundle, user_cache
 from lmcli.engine.causal import Causal
@@ -131,11 +132,11 @@ def _open_session(
                 f"{bundle.manifest.name} is a bundle for the CPU ({bundle.manifest.precision})",
                 hint="export the model with `--device cuda`, or run this one with `--device cpu`",
             )
-        return Session(path, Device("cpu"), plans_memory=plans_memory)
+        return Session(path, replace(device, kind="cpu"), plans_memory=plans_memory)
     if device.kind == "auto":
         try:
-            return Session(path, Device("cuda"), plans_memory=plans_memory)
+            return Session(path, replace(device, kind="cuda"), plans_memory=plans_memory)
         except UnavailableError as error:
             report(f"running on the CPU: {error.message}")
-            return Session(path, Device("cpu"), plans_memory=plans_memory)
+            return Session(path, replace(device, kind="cpu"), plans_memory=plans_memory)
     return Session(path, device, plans_memory=plans_memory)

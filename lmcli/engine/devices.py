@@ -31,6 +31,8 @@ class Device:
 
     kind: Kind
     index: int = 0
+    threads_each: int = 1
+    """Among how many threads the CPU divides one operator: worth it while few rows are at work."""
 
 
 def parse_device(text: str) -> Device:

@@ -27,8 +27,9 @@ Array = npt.NDArray[Any]
 class Session:
     """One graph, safe to run from several threads at once.
 
-    Each run uses the calling thread alone: throughput comes from running batches side by side, which shares
-    one copy of the weights and wastes no time on joining threads inside small operators.
+    Each run uses the calling thread alone, unless the device says otherwise: throughput comes from running
+    batches side by side, which shares one copy of the weights and wastes no time on joining threads inside
+    small operators.
     """
 
     def __init__(self, path: Path, device: Device, *, plans_memory: bool = True) -> None:
@@ -37,7 +38,7 @@ class Session:
         ONNX Runtime plans which results may lie in the memory of others. That makes a run 2 % faster, and
         takes time that grows with the square of the graph: 0.4 s for a language model of 1,200 operators.
         """
-        options = _options()
+        options = _options(device.threads_each)
         options.enable_mem_reuse = plans_memory
         if device.kind == "cuda":
             self._session = cuda_session(path, options, device.index)
@@ -140,12 +141,17 @@ def kernels() -> list[str]:
     return [onnxruntime.__version__, platform.machine(), platform.processor(), features]
 
 
+_SPIN_MICROSECONDS = 20
+
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
 
-def _options() -> onnxruntime.SessionOptions:
+def _options(threads_each: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads_each
+    # Threads wait for the next operator in a loop, which wakes them at once. For a short while only: a loop
+    # takes the time of whoever else needs the core, of another thread of the same operator above all.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
     options.inter_op_num_threads = 1
     # The graph was optimized at export; patterns of memory are per shape, and each batch has its own.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

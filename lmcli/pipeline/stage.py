@@ -73,6 +73,8 @@ class Stage:
     """Whether its texts keep their line breaks where records are paragraphs or documents."""
     is_for_people: bool = False
     """Whether its output is text unless the user says otherwise, whatever the input is."""
+    is_one_row: bool = False
+    """Whether each record is one row of the model, so that few records leave cores without work."""
     cache_key: Callable[[Record], str | None] = _text
     """What of a record decides its result; None: it is not to be kept."""
 

@@ -25,6 +25,11 @@ def decompress(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
     yield from chunks if codec is None else _iter_members(chunks, codec, name)
 
 
+def is_compressed(content: bytes) -> bool:
+    """Whether bytes begin as one of `CODECS` does."""
+    return any(content.startswith(signature) for signature in _SIGNATURES)
+
+
 def codec_of(path: str) -> Codec | None:
     """The codec a file's suffix asks for."""
     return CODECS.get(PurePath(path).suffix.lower())

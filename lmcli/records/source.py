@@ -56,6 +56,42 @@ def total_size(names: Sequence[str]) -> int | None:
     return size
 
 
+def glance(name: str, *, most: int = CHUNK) -> bytes | None:
+    """The bytes of an input if there are at most so many, and all of them have come; None for any other.
+
+    Nothing is waited for. What a pipe has given is still there for `open_source`.
+    """
+    try:
+        if name != STDIN:
+            status = os.stat(name)  # noqa: PTH116
+            is_small = stat.S_ISREG(status.st_mode) and status.st_size <= most
+            return Path(name).read_bytes() if is_small else None
+        descriptor = sys.stdin.fileno()
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            content = os.pread(descriptor, most + 1, os.lseek(descriptor, 0, os.SEEK_CUR))
+            return content if len(content) <= most else None
+        return _glance_at_pipe(descriptor, most) if stat.S_ISFIFO(mode) else None
+    except (OSError, ValueError, AttributeError):  # whoever reads it says what is wrong
+        return None
+
+
+_glanced: list[bytes] = []
+"""What standard input has given before it was read."""
+
+
+def _glance_at_pipe(descriptor: int, most: int) -> bytes | None:
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    while sum(map(len, _glanced)) <= most and (events := waiting.poll(0)):
+        if not events[0][1] & select.POLLIN:
+            return b"".join(_glanced)
+        if not (chunk := os.read(descriptor, CHUNK)):
+            return b"".join(_glanced)
+        _glanced.append(chunk)
+    return None
+
+
 @contextmanager
 def open_source(name: str, *, count: Callable[[int], None] = lambda _: None) -> Iterator[Iterator[bytes]]:
     """The decompressed bytes of an input, in chunks that come as soon as they are there.
@@ -101,6 +137,9 @@ def _open(name: str) -> AbstractContextManager[_Stream]:
 
 
 def _iter_chunks(stream: _Stream, name: str, count: Callable[[int], None]) -> Iterator[bytes]:
+    while name == STDIN and _glanced:
+        count(len(chunk := _glanced.pop(0)))
+        yield chunk
     while chunk := _read(stream, name):
         count(len(chunk))
         yield chunk

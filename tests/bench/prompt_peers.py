@@ -90,7 +90,8 @@ def lmcli(bundle: str, threads: str, jobs_file: str, out: str) -> None:
     from lmcli.engine.search import Source
 
     found = read_bundle(find_bundle(bundle))
-    with load_causal(found, Device("cpu"), threads=int(threads), report=print) as model:
+    device = Device("cpu", threads_each=int(threads))  # as the command has it for a lone prompt
+    with load_causal(found, device, threads=int(threads), report=print) as model:
 
         def write(job: Job, tick: Callable[[], None]) -> None:
             config = GenerationConfig(eos_token_ids=(), max_new_tokens=job["new"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -361,3 +362,36 @@ class Screen(io.TextIOWrapper):
     def write(self, text: str) -> int:
         self.num_writes += 1
         return super().write(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "stdin", "together"),
+    [
+        ([], b"one\n\n", True),
+        ([], b"one\ntwo\n", True),
+        ([], b"one\ntwo\nthree\n", False),
+        (["--by", "doc"], b"one\ntwo\nthree\n", True),
+        (["-I", "csv"], b"text\none\ntwo\n", True),
+        (["-I", "csv"], b"text\none\ntwo\nthree\n", False),
+        (["--samples", "3"], b"one\n", False),
+        ([], gzip.compress(b"one\n"), False),
+    ],
+    ids=["blank", "two", "three", "doc", "table", "long table", "samples", "compressed"],
+)
+def test_few_records_are_worked_on_together(
+    bundle: Path, options: list[str], stdin: bytes, *, together: bool
+) -> None:
+    command = ["prompt", "-m", bundle, "--threads", "4", *options]
+    plain, told = run(*command, stdin=stdin), run(*command, "-v", stdin=stdin)
+    assert plain.code == 0
+    assert told.out == plain.out
+    assert ("few records: 4 threads" in told.err) == together
+
+
+def test_few_records_in_files_are_worked_on_together(cli: Cli, bundle: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        Path(name).write_text(f"{name}\n")
+    said = [
+        cli("prompt", "-m", bundle, "--threads", threads, "-v", "a.txt", "b.txt").err for threads in (2, 4)
+    ]
+    assert ["few records" in err for err in said] == [False, True]

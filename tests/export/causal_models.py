@@ -55,14 +55,14 @@ MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """A model type and its settings by the name of the test."""
 
 
-def make_model(name: str) -> Any:
-    """A model with biases and norms that are not just 0 and 1."""
+def make_model(name: str, **more: Any) -> Any:
+    """A model with biases and norms that are not just 0 and 1; `more` are settings of its own."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model_type, settings = MODELS[name]
     torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, **{**_COMMON, **settings})
+    config = AutoConfig.for_model(model_type, **{**_COMMON, **settings, **more})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     for key, parameter in model.named_parameters():
         if key.endswith((".bias", "norm.weight")):
@@ -90,6 +90,7 @@ def build(
     *,
     int8: bool = False,
     threads: int = 1,
+    threads_each: int = 1,
     prefixes: PrefixStore | None = None,
 ) -> Causal:
     """The engine for a model."""
@@ -100,7 +101,7 @@ def build(
         quantize(graph)
     path = folder / "model.onnx"
     onnx.save(graph, path)
-    session = Session(path, Device("cpu"))
+    session = Session(path, Device("cpu", threads_each=threads_each))
     return Causal(session, NoTokenizer(), vocab_size=VOCAB_SIZE, threads=threads, prefixes=prefixes)
 
 

@@ -109,6 +109,22 @@ def test_a_rotated_model_is_the_same_model(name: str) -> None:
     assert difference < 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("int8", [False, True])
+def test_threads_that_share_operators_change_nothing(tmp_path: Path, *, int8: bool) -> None:
+    model = make_model("llama", hidden_size=512, intermediate_size=2048)  # large enough to be divided
+    prompts = random_prompts([5, 90, 200])
+    found = []
+    for threads_each in (1, 2, 3):
+        with build(model, tmp_path, int8=int8, threads_each=threads_each) as engine:
+            found.append([engine.logits(prompt) for prompt in prompts])
+            found[-1] += [
+                np.array([hypothesis.score, *hypothesis.token_ids])
+                for [hypothesis] in engine.generate(sources_of(prompts), config_of())
+            ]
+    for others in found[1:]:
+        assert all(map(np.array_equal, found[0], others))
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 9, 64, 576, 896])
 def test_the_rotation_is_orthogonal_and_spreads(size: int) -> None:
     matrix = orthogonal(size)

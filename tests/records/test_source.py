@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lmcli.errors import DataError, LmcliError, NoInputError, StreamError, UsageError
-from lmcli.records.source import check_inputs, files_from, open_source
+from lmcli.records.source import CHUNK, STDIN, check_inputs, files_from, glance, open_source
 
 
 def read(name: str) -> bytes:
@@ -181,3 +181,68 @@ def test_unusable_lists(
     with pytest.raises(error) as refused:
         files_from("-")
     assert refused.value.message == message
+
+
+@pytest.mark.parametrize("size", [0, 3, CHUNK, CHUNK + 1])
+def test_a_glance_at_a_file(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"x" * size)
+    assert glance(str(path)) == (b"x" * size if size <= CHUNK else None)
+
+
+def test_a_glance_at_what_is_no_file(tmp_path: Path, pipe: tuple[str, int]) -> None:
+    os.close(pipe[1])
+    assert [glance(name) for name in (str(tmp_path), str(tmp_path / "none"), pipe[0])] == [None] * 3
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The end of a pipe from which standard input comes."""
+    reading, writing = os.pipe()
+    with open(reading) as stream:  # noqa: PTH123
+        monkeypatch.setattr("sys.stdin", stream)
+        yield writing
+
+
+def test_a_glance_at_a_pipe_takes_nothing_from_its_reader(stdin: int) -> None:
+    os.write(stdin, b"one\n")
+    assert glance(STDIN) is None  # more may come
+    os.write(stdin, b"two\n")
+    os.close(stdin)
+    assert glance(STDIN) == b"one\ntwo\n"
+    assert read(STDIN) == b"one\ntwo\n"
+
+
+def test_a_glance_waits_for_nothing(stdin: int) -> None:
+    assert glance(STDIN) is None
+    os.write(stdin, b"one\n")
+    os.close(stdin)
+    assert read(STDIN) == b"one\n"
+
+
+def test_a_glance_takes_no_more_than_it_must(stdin: int) -> None:
+    def write() -> None:
+        os.write(stdin, b"x" * 9 * CHUNK)
+        os.close(stdin)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert glance(STDIN, most=8) is None
+    assert read(STDIN) == b"x" * 9 * CHUNK
+    writer.join()
+
+
+def test_a_glance_at_a_redirected_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\ntwo\n")
+    with path.open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        os.lseek(stream.fileno(), 4, os.SEEK_SET)  # the shell's `read` has taken a line
+        assert glance(STDIN) == b"two\n"
+        assert read(STDIN) == b"two\n"
+
+
+@pytest.mark.parametrize("stdin", [None, io.StringIO("a")])
+def test_a_glance_at_no_standard_input(monkeypatch: pytest.MonkeyPatch, stdin: object) -> None:
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert glance(STDIN) is None

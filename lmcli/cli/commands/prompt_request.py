@@ -91,6 +91,7 @@ class Request:
             writes_text=not options.choices,
             parts=(),
             is_prose=options.has_plain_text,
+            is_one_row=options.samples is None,
             cache_key=lambda record: question_of(record, options),
         )
 

@@ -10,8 +10,10 @@ from lmcli.cli.config.context import is_typed
 from lmcli.cli.messages import say, wants_color
 from lmcli.cli.streams import Streams
 from lmcli.errors import UsageError
+from lmcli.records.compression import is_compressed
 from lmcli.records.read import InputFormat, column_names, resolve_format
-from lmcli.records.source import STDIN, check_inputs, files_from
+from lmcli.records.source import STDIN, check_inputs, files_from, glance
+from lmcli.records.split import split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,23 @@ class Inputs:
             case table_format:
                 columns = column_names(self.names[0], table_format, streams.encoding) if self.names else None
                 return None if columns is None else (*["text"] * has_text, *columns)
+
+    def num_records(self, streams: Streams, *, most: int) -> int | None:
+        """How many records there are, blank ones left out; None for more than `most`, or if it is not known.
+
+        It is known of small inputs that are complete already.
+        """
+        if len(self.names) > most:
+            return None
+        by = streams.by if self.format == "text" else "line"
+        num_found = 0
+        for name in self.names:
+            content = glance(name)
+            if content is None or is_compressed(content):
+                return None
+            num_found += sum(bool(piece.strip()) for _, piece in split([content], by))
+            num_found -= self.format in ("csv", "tsv")  # its header
+        return num_found if num_found <= most else None
 
 
 def find_inputs(streams: Streams, others: Sequence[str] = ()) -> Inputs:

@@ -97,7 +97,7 @@ def _run(
             delivery.finish()
             return
         cache = stack.enter_context(open_cache(streams)) if streams.cache else None
-        tasks = [each.open(stack, streams, cache, report) for each in staged]
+        tasks = [each.open(stack, streams, inputs, cache, report) for each in staged]
         pipeline = Pipeline(parts, tasks, has_objects=inputs.format == "jsonl")
         _pump(streams, inputs, pipeline, delivery, summary)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmcli import __version__
 from lmcli.bundle.store import Bundle, open_bundle, user_cache
 from lmcli.cli.messages import say
+from lmcli.cli.running.inputs import Inputs
 from lmcli.cli.streams import Streams
 from lmcli.engine.devices import num_cores, parse_device
 from lmcli.errors import LmcliError
@@ -69,7 +70,9 @@ class Staged:
             }
         return facts
 
-    def open(self, stack: ExitStack, streams: Streams, cache: ResultCache | None, report: Report) -> Task:
+    def open(
+        self, stack: ExitStack, streams: Streams, inputs: Inputs, cache: ResultCache | None, report: Report
+    ) -> Task:
         """Load the model; `stack` closes it. What `cache` has of its results is not computed again."""
         part = self.part
         if isinstance(part, Step):
@@ -80,6 +83,10 @@ class Staged:
         else:
             assert self.model is not None
             device, threads = parse_device(streams.device), streams.threads or num_cores()
+            # With half as many rows as threads, or fewer, most threads would have nothing to do.
+            if part.is_one_row and inputs.num_records(streams, most=threads // 2) is not None:
+                report(f"few records: {threads} threads work on each together")
+                device = replace(device, threads_each=threads)
             engine = stack.enter_context(part.load(self.model, device, threads=threads, report=report))
             task = part.make(self.model.manifest, engine)
         if cache is None:
