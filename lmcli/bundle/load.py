@@ -69,7 +69,10 @@ def load_causal(
     """Load graph and tokenizer of a language model side by side; otherwise as `load_encoder`."""
     facts = bundle.manifest.causal
     assert facts is not None
-    session, tokenizer = _open_model(bundle, device, report, plans_memory=False)
+    # Which tokens of a large vocabulary are control tokens takes 50 ms to find.
+    session, tokenizer = _open_model(
+        bundle, device, report, plans_memory=False, prepare=lambda tokenizer: tokenizer.control_tokens
+    )
     return Causal(session, tokenizer, vocab_size=facts.vocab_size, threads=threads, prefixes=prefixes)
 
 
@@ -100,14 +103,20 @@ def load_seq2seq(bundle: Bundle, device: Device, *, threads: int, report: Callab
 
 
 def _open_model(
-    bundle: Bundle, device: Device, report: Callable[[str], None], *, plans_memory: bool = True
+    bundle: Bundle,
+    device: Device,
+    report: Callable[[str], None],
+    *,
+    plans_memory: bool = True,
+    prepare: Callable[[Tokenizer], object] = lambda _: None,
 ) -> tuple[Session, Tokenizer]:
-    """The one graph of a bundle, and its tokenizer, side by side."""
+    """The one graph of a bundle, and its tokenizer, side by side; `prepare` works on that meanwhile."""
     with ThreadPoolExecutor(1) as worker:
         opening = worker.submit(
             _open_session, bundle, "model.onnx", device, report, plans_memory=plans_memory
         )
         tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=bundle.manifest.context_length)
+        prepare(tokenizer)
         return opening.result(), tokenizer
 
 
