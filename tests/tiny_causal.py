@@ -27,8 +27,8 @@ from lmcli.engine.causal import Causal
 from lmcli.engine.devices import Device
 from lmcli.engine.generation import GenerationConfig
 from lmcli.export.causal import SCORED
+from lmcli.export.choice import CHOICE, choose
 from lmcli.export.graph import Graph, Tensor
-from lmcli.export.seq2seq import CHOICE, choose
 from tests.tiny import write_manifest
 
 Floats = npt.NDArray[np.float32]

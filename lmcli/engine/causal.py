@@ -23,8 +23,8 @@ from lmcli.engine.generation import GenerationConfig
 from lmcli.engine.growing import GrowingRows, begin_together
 from lmcli.engine.prefixes import PrefixStore, common_length
 from lmcli.engine.rows import RowCache
-from lmcli.engine.run import Job, Place, Run, Slots
-from lmcli.engine.search import Hypothesis, Search, Source, by_sample, make_search
+from lmcli.engine.run import Job, Place, Run, Slots, by_sample, make_search
+from lmcli.engine.search import Hypothesis, Search, Source
 from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
 from lmcli.errors import REBUILD, BundleError, UnavailableError

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from threading import Event, Lock
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from lmcli.engine.search import Choice, Hypothesis, Ints, Moves, Search
+from lmcli.engine.beams import BeamSearch
+from lmcli.engine.generation import GenerationConfig
+from lmcli.engine.sampling import Sampling
+from lmcli.engine.search import Choice, Hypothesis, Ints, Moves, Search, Source
 
 
 class Job:
@@ -147,3 +151,28 @@ def _shrink(slots: Slots, cache: Cache, search: Search, *, share: float) -> Slot
     cache.compact(order)
     search.compact(order)
     return [slots[slot] for slot in order]
+
+
+def by_sample(
+    sources: Sequence[Source], config: GenerationConfig, vocab_size: int
+) -> tuple[Sequence[Source], GenerationConfig, int]:
+    """Samples of one source as sources of their own; the configuration, and how many there are of each."""
+    if not config.do_sample:
+        return sources, config, 1
+    num_each = config.num_return_sequences
+    config = replace(config, top_k=min(config.top_k or vocab_size, vocab_size))
+    return (
+        [
+            source._replace(seed=source.seed * num_each + sample)
+            for source in sources
+            for sample in range(num_each)
+        ],
+        config,
+        num_each,
+    )
+
+
+def make_search(config: GenerationConfig, num_slots: int, capacity: int) -> Search:
+    """The search that a configuration asks for, for at most `capacity` given and new tokens together."""
+    kind = BeamSearch if config.num_beams > 1 else Sampling
+    return kind(config, num_slots, capacity)

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from lmcli.engine.cache import CHOICE, Buffers, CrossCache, GrowingCache, InPlaceCache, num_bytes
 from lmcli.engine.encoder import equal_batches
 from lmcli.engine.generation import GenerationConfig
-from lmcli.engine.run import Job, Place, Run, Slots
-from lmcli.engine.search import Hypothesis, Search, Source, by_sample, make_search
+from lmcli.engine.run import Job, Place, Run, Slots, by_sample, make_search
+from lmcli.engine.search import Hypothesis, Search, Source
 from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
 from lmcli.errors import REBUILD, BundleError, UnavailableError

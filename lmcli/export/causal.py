@@ -29,10 +29,10 @@ import onnx
 from onnx import TensorProto
 
 from lmcli.errors import ExportError
+from lmcli.export.choice import CHOICE, choose
 from lmcli.export.graph import MICROSOFT, Tensor
-from lmcli.export.layers import ACTIVATIONS, Layers, Weights
+from lmcli.export.layers import ACTIVATIONS, Layers, Weights, cache_names
 from lmcli.export.quantize import POSITIONS
-from lmcli.export.seq2seq import CHOICE, cache_names, choose
 
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
 

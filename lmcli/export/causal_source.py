@@ -18,6 +18,7 @@ from lmcli.export import reference
 from lmcli.export.block_layers import BlockLayers
 from lmcli.export.causal import FAMILY, SCORED, CausalShape, build_causal, head_of, shape_of
 from lmcli.export.causal_names import as_llama, wanted_shapes
+from lmcli.export.choice import CHOICE, CHOICE_PREFIX
 from lmcli.export.conversion import Conversion
 from lmcli.export.files import SAFETENSORS
 from lmcli.export.gguf import GgufFile
@@ -27,7 +28,6 @@ from lmcli.export.packages import TRACING, is_installed, require
 from lmcli.export.plain_causal import build_plain_causal, longest_text
 from lmcli.export.rotate import rotate
 from lmcli.export.safetensors import read_safetensors
-from lmcli.export.seq2seq import CHOICE, CHOICE_PREFIX
 from lmcli.export.source import Checkpoint
 from lmcli.export.weights import read_weights
 

@@ -11,12 +11,14 @@ from lmcli.bundle.manifest import Manifest, Seq2SeqFacts, Tier
 from lmcli.engine.tokenizer import Tokenizer
 from lmcli.export import config as configs
 from lmcli.export import prove_generator
+from lmcli.export.choice import CHOICE, CHOICE_PREFIX
 from lmcli.export.conversion import Conversion
 from lmcli.export.generation import generation_config
 from lmcli.export.languages import languages, prompt
 from lmcli.export.plain_seq2seq import build_plain_seq2seq, longest_source
 from lmcli.export.prove_generator import Sample
-from lmcli.export.seq2seq import CHOICE, CHOICE_PREFIX, build_seq2seq, read_weights, shape_of
+from lmcli.export.seq2seq import build_seq2seq
+from lmcli.export.seq2seq_shape import read_weights, shape_of
 from lmcli.export.tokenizer import (
     context_length,
     load_source_tokenizer,

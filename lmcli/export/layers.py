@@ -115,3 +115,8 @@ class Layers:
     def constant(self, name: str) -> str:
         """A weight as it is."""
         return self.graph.constant(self.weights[name], name)
+
+
+def cache_names(kind: str, num_layers: int) -> list[str]:
+    """The inputs (`past`, `cross`) or outputs (`present`) that hold keys and values, layer by layer."""
+    return [f"{kind}.{index}.{part}" for index in range(num_layers) for part in ("key", "value")]

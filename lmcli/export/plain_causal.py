@@ -15,9 +15,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from lmcli.export.causal import SCORED
+from lmcli.export.choice import CHOICE, choose
 from lmcli.export.graph import OPSETS, Tensor
 from lmcli.export.plain import check_inputs, optimum_failures
-from lmcli.export.seq2seq import CHOICE, choose
 from lmcli.export.traced import Frame, cache_tensor, optimized, same_settings
 
 INT64 = TensorProto.INT64

@@ -18,9 +18,9 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from lmcli.errors import ExportError
+from lmcli.export.choice import CHOICE, choose
 from lmcli.export.graph import OPSETS, Tensor
 from lmcli.export.plain import check_inputs, optimum_failures
-from lmcli.export.seq2seq import CHOICE, choose
 from lmcli.export.traced import Frame, axes_of, cache_tensor, optimized, same_settings
 
 INT64 = TensorProto.INT64

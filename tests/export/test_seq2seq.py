@@ -15,7 +15,8 @@ from lmcli.errors import UnavailableError, UsageError
 pytest.importorskip("torch")
 
 from lmcli.export.quantize import quantize
-from lmcli.export.seq2seq import build_seq2seq, read_weights, shape_of
+from lmcli.export.seq2seq import build_seq2seq
+from lmcli.export.seq2seq_shape import read_weights, shape_of
 from tests.export.seq2seq_models import (
     EOS,
     FAST,
