@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -298,3 +300,53 @@ def test_too_little_memory_is_said(engine: Seq2Seq, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("lmcli.engine.seq2seq.make_search", fail)
     with pytest.raises(UnavailableError, match="not enough memory"):
         engine.generate(random_sources([5]), config_of())
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_a_run_goes_on_with_the_sources_of_later_jobs(
+    num_beams: int, engine: Seq2Seq, bart: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(num_beams=num_beams)
+    sources = random_sources([9] * 60 + [5, 16, 17, 30, 9, 12] * 10)
+    expected = engine.generate(sources, config)
+    with build(bart, tmp_path, threads=1) as alone:
+        make_cache = Mock(side_effect=alone._make_cache)
+        monkeypatch.setattr(alone, "_make_cache", make_cache)
+        is_submitted = Event()
+        alone._workers.submit(is_submitted.wait)  # the only thread waits until all jobs are there
+        jobs = [alone.submit(part, config) for part in (sources[:3], sources[3:70], sources[70:])]
+        is_submitted.set()
+        assert [found for job in jobs for found in job.results()] == expected
+    assert make_cache.call_count == 2  # one for each of the two lengths that sources are padded to
+
+
+def test_an_error_reaches_all_whose_sources_are_in_the_run(
+    bart: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, short, long = config_of(), random_sources([9] * 8), random_sources([30] * 8)
+
+    def fail(_: object) -> None:
+        raise UnavailableError("the machine is on fire")
+
+    with build(bart, tmp_path, threads=1) as engine:
+        is_submitted = Event()
+        engine._workers.submit(is_submitted.wait)
+        jobs = [engine.submit(part, config) for part in (short[:3], short[3:])]
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._decoder, "bind", lambda: fail(None))
+            is_submitted.set()
+            for job in jobs:
+                with pytest.raises(UnavailableError, match="on fire"):
+                    job.results()
+        assert len(engine.generate(long + short, config)) == 16
+
+
+def test_a_run_grows_with_the_jobs_that_come(bart: Any, tmp_path: Path) -> None:
+    for num_beams in (1, 3):
+        config = config_of(num_beams=num_beams, max_new_tokens=100)
+        few, many = random_sources([9] * 2, max_new_tokens=100), random_sources([9] * 90, max_new_tokens=7)
+        with build(bart, tmp_path, threads=2) as engine:
+            first = engine.submit(few, config)
+            found = first.results(), engine.submit(many, config).results()
+            both = engine.submit(few, config), engine.submit(many, config)
+            assert tuple(job.results() for job in both) == found
