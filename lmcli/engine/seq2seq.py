@@ -67,6 +67,11 @@ class _Queue:
         """How many sources one thread should have at once, so that there are some for the others."""
         self._jobs: list[Job] = []
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anyone waits for what is in it or under way."""
+        return any(not job.is_over for job in self._jobs)
+
     def extend(self, job: Job, batches: Sequence[_Batch], share: int) -> None:
         """Put the batches of a job behind those of others."""
         self._jobs = [*(job for job in self._jobs if not job.is_over), job]
@@ -113,6 +118,7 @@ class Seq2Seq:
         """Start the work; the threads see to it while the caller does something else."""
         sources, config, num_each = by_sample(sources, config, self._vocab_size)
         job = Job(len(sources), num_each)
+        self._queues = {key: queue for key, queue in self._queues.items() if queue.is_awaited}
         queues = [
             (self._enqueue(job, batches, source_length, config), sum(len(batch.sources) for batch in batches))
             for source_length, batches in self._by_length(job, sources).items()

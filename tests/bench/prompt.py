@@ -285,7 +285,8 @@ class Bench:
             with self._watching(samples) as others:
                 usage = run(command)
                 others.own = usage.cpu_seconds
-            gold = _read(summary)["gold"]
+            [stage] = _read(summary)["stages"]
+            gold = stage["gold"]
             samples.classify_seconds.append(usage.seconds)
             samples.num_classified, samples.accuracy = gold["count"], gold["accuracy"]
             samples.peak_mb["classify"].append(usage.peak_mb)

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from lmcli.records.result_cache import ResultCache
 
 
+# Threads that share an operator wait for each other after every one of them.
+_MOST_TOGETHER = 8
+
+
 @dataclass(frozen=True)
 class Staged:
     """A part of a pipeline and the model that it runs."""
@@ -85,8 +89,8 @@ class Staged:
             device, threads = parse_device(streams.device), streams.threads or num_cores()
             # With half as many rows as threads, or fewer, most threads would have nothing to do.
             if part.is_one_row and inputs.num_records(streams, most=threads // 2) is not None:
-                report(f"few records: {threads} threads work on each together")
-                device = replace(device, threads_each=threads)
+                device = replace(device, threads_each=min(threads, _MOST_TOGETHER))
+                report(f"few records: {device.threads_each} threads work on each together")
             engine = stack.enter_context(part.load(self.model, device, threads=threads, report=report))
             task = part.make(self.model.manifest, engine)
         if cache is None:
