@@ -22,9 +22,9 @@ def main() -> int:
         return stopped.exit_code or 0
 
 
-# Modules and their classes stay: with Python's own threshold, looking for garbage among them takes a tenth of
-# the time of a start.
-_GARBAGE = 50_000
+# How many new objects make Python look for garbage. Modules and their classes stay: with Python's own
+# threshold of 700, looking for garbage among them takes a tenth of the time of a start.
+_GARBAGE_THRESHOLD = 50_000
 
 
 def enter() -> NoReturn:
@@ -32,7 +32,7 @@ def enter() -> NoReturn:
 
     At once: a thread that reads ahead may be inside native code, where Python's own way out would abort.
     """
-    gc.set_threshold(_GARBAGE, *gc.get_threshold()[1:])
+    gc.set_threshold(_GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
     code = main()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # closed, or told already

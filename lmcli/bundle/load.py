@@ -69,7 +69,7 @@ def load_causal(
     """Load graph and tokenizer of a language model side by side; otherwise as `load_encoder`."""
     facts = bundle.manifest.causal
     assert facts is not None
-    # Which tokens of a large vocabulary are control tokens takes 50 ms to find.
+    # Which tokens of a large vocabulary are control tokens takes 50 ms to find, and is kept then.
     session, tokenizer = _open_model(
         bundle, device, report, plans_memory=False, prepare=lambda tokenizer: tokenizer.control_tokens
     )
@@ -110,7 +110,10 @@ def _open_model(
     plans_memory: bool = True,
     prepare: Callable[[Tokenizer], object] = lambda _: None,
 ) -> tuple[Session, Tokenizer]:
-    """The one graph of a bundle, and its tokenizer, side by side; `prepare` works on that meanwhile."""
+    """The one graph of a bundle, and its tokenizer, side by side; the graph takes longer.
+
+    `prepare` may use that time to make the tokenizer ready for more.
+    """
     with ThreadPoolExecutor(1) as worker:
         opening = worker.submit(
             _open_session, bundle, "model.onnx", device, report, plans_memory=plans_memory

@@ -231,6 +231,7 @@ class GrowingCache:
 
     def compact(self, slots: Sequence[int]) -> None:
         """See Cache."""
+        self.num_slots = len(slots)
         self._parents = self._parents.reshape(-1, self._num_beams)[slots].reshape(-1)
         self._bind_cross({name: values[slots] for name, values in self._cross.items()})
 

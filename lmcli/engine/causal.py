@@ -223,7 +223,7 @@ class Causal:
                 while run.has_more() and not self._stopping.is_set():
                     cache.begin(num_slots, beams)
                     run.decode(cache, make_search(work.config, num_slots, work.capacity))
-        except Exception as error:  # to be raised where the results are waited for
+        except BaseException as error:  # also what Rust panics with; raised where the results are waited for
             work.job.fail(error)
 
     def _num_slots(self, capacity: int, num_beams: int) -> int:

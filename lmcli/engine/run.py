@@ -1,4 +1,7 @@
-"""`Run`: one decoder run, the loop that encoder-decoders and causal models share; `Job`: what it works on."""
+"""`Run`: one decoder run, the loop that encoder-decoders and causal models share.
+
+`Job` is what it works on; `by_sample` and `make_search` prepare it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class Job:
         """How many sources are not finished yet."""
         self._lock = Lock()
         self._is_over = Event()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         if not num_sources:
             self._is_over.set()
 
@@ -42,13 +45,18 @@ class Job:
         """Whether nothing more will come of it."""
         return self._is_over.is_set()
 
-    def fail(self, error: Exception) -> None:
-        """Have `results` raise an error: not all sources can be finished."""
-        self._error = error
-        self._is_over.set()
+    def fail(self, error: BaseException) -> None:
+        """Have `results` raise an error, if there are sources that will not be finished."""
+        with self._lock:
+            if not self._is_over.is_set():
+                self._error = error
+                self._is_over.set()
 
     def results(self) -> list[list[Hypothesis]]:
-        """Wait for the end: `num_return_sequences` outputs for each source, the best first."""
+        """Wait for the end: `num_return_sequences` outputs for each source, the best first.
+
+        Only while the engine is open: once it is closed nothing comes of what is left.
+        """
         self._is_over.wait()
         if self._error is not None:
             raise self._error

@@ -25,7 +25,7 @@ from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
 from lmcli.errors import REBUILD, BundleError, UnavailableError
 
-__all__ = ["Hypothesis", "Job", "Seq2Seq", "Source"]
+__all__ = ["Hypothesis", "Seq2Seq", "Source"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -42,6 +42,8 @@ _ENCODER_TOKENS_CUDA = 16_384
 _CACHE_BYTES = 256 * 2**20
 # Outputs of different length have room for a multiple of these tokens, so that they may be of one run.
 _CAPACITY_STEP = 32
+# Fewer sources than these are not worth a second decoder run.
+_MIN_SHARE = 8
 # Sources are padded to one of a few lengths, the powers of two from here on, so that what a row computes
 # depends on its own length only.
 _SHORTEST = 16
@@ -72,13 +74,14 @@ class _Queue:
         """Whether anyone waits for what is in it or under way."""
         return any(not job.is_over for job in self._jobs)
 
-    def extend(self, job: Job, batches: Sequence[_Batch], share: int) -> None:
+    def extend(self, job: Job, batches: Sequence[_Batch], num_threads: int) -> None:
         """Put the batches of a job behind those of others."""
         self._jobs = [*(job for job in self._jobs if not job.is_over), job]
         self.batches.extend(batches)
-        self.share = share
+        num_waiting = sum(len(batch.sources) for batch in tuple(self.batches))  # threads take some meanwhile
+        self.share = max(_MIN_SHARE, -(-num_waiting // num_threads))
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Tell all that wait."""
         self.batches.clear()
         for job in self._jobs:
@@ -173,7 +176,7 @@ class Seq2Seq:
         if queue is None or queue.capacity < needed:
             capacity = -(-needed // _CAPACITY_STEP) * _CAPACITY_STEP
             queue = self._queues[config, source_length] = _Queue(config, source_length, capacity)
-        queue.extend(job, batches, max(_MIN_SHARE, -(-len(members) // self._threads)))
+        queue.extend(job, batches, self._threads)
         return queue
 
     def _run(self, queue: _Queue) -> None:
@@ -188,7 +191,7 @@ class Seq2Seq:
         except MemoryError:
             hint = "fewer --threads or --num-beams need less"
             queue.fail(UnavailableError("there is not enough memory for the decoder", hint=hint))
-        except Exception as error:  # to be raised where the results are waited for
+        except BaseException as error:  # also what Rust panics with; raised where the results are waited for
             queue.fail(error)
 
     def _encode(self, input_ids: Ints) -> Cross:
@@ -214,10 +217,6 @@ class Seq2Seq:
         rows = _ROWS_OF_BEAMS if num_beams > 1 else _ROWS
         rows = _ROWS_CUDA if self._decoder.on_cuda else rows
         return max(1, min(rows // num_beams, _CACHE_BYTES // size))
-
-
-# Fewer sources than these are not worth a second decoder run.
-_MIN_SHARE = 8
 
 
 class _Run(Run[CrossCache]):

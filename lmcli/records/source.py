@@ -64,8 +64,11 @@ def glance(name: str, *, most: int = CHUNK) -> bytes | None:
     try:
         if name != STDIN:
             status = os.stat(name)  # noqa: PTH116
-            is_small = stat.S_ISREG(status.st_mode) and status.st_size <= most
-            return Path(name).read_bytes() if is_small else None
+            if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= most:
+                return None  # files of the kernel say that they are empty, and may never end
+            with Path(name).open("rb", buffering=0) as stream:
+                content = stream.read(most + 1)
+            return content if len(content) <= most else None
         descriptor = sys.stdin.fileno()
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISREG(mode):

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+from lmcli.engine.cache import InPlaceCache
 from lmcli.engine.seq2seq import Hypothesis, Seq2Seq, Source
 from lmcli.errors import UnavailableError, UsageError
 
@@ -318,6 +319,40 @@ def test_a_run_goes_on_with_the_sources_of_later_jobs(
         is_submitted.set()
         assert [found for job in jobs for found in job.results()] == expected
     assert make_cache.call_count == 2  # one for each of the two lengths that sources are padded to
+
+
+def test_a_small_job_does_not_keep_others_from_a_large_one(
+    bart: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of()
+    with build(bart, tmp_path, threads=1) as alone:
+        step, widths = InPlaceCache.step, []
+
+        def note(cache: InPlaceCache, *args: Any) -> Any:
+            widths.append(cache.num_slots)
+            return step(cache, *args)
+
+        monkeypatch.setattr(InPlaceCache, "step", note)
+        is_submitted = Event()
+        alone._workers.submit(is_submitted.wait)
+        jobs = [alone.submit(random_sources([9] * number), config) for number in (300, 1)]
+        is_submitted.set()
+        assert [len(job.results()) for job in jobs] == [300, 1]
+    assert np.median(widths) > 20
+
+
+@pytest.mark.parametrize("error", [UnavailableError("on fire"), BaseException("a panic")], ids=str)
+def test_a_job_that_is_over_stays_so(bart: Any, tmp_path: Path, error: BaseException) -> None:
+    with build(bart, tmp_path, threads=1) as engine:
+        job = engine.submit(random_sources([9]), config_of())
+        (found,) = job.results()
+        job.fail(error)
+        assert job.results() == [found]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "_encode", Mock(side_effect=error))
+            with pytest.raises(type(error)) as raised:
+                engine.generate(random_sources([9]), config_of())
+        assert raised.value is error
 
 
 def test_an_error_reaches_all_whose_sources_are_in_the_run(

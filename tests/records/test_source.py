@@ -187,7 +187,11 @@ def test_unusable_lists(
 def test_a_glance_at_a_file(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"x" * size)
-    assert glance(str(path)) == (b"x" * size if size <= CHUNK else None)
+    assert glance(str(path)) == (b"x" * size if 0 < size <= CHUNK else None)
+
+
+def test_a_glance_at_what_only_says_that_it_is_empty() -> None:
+    assert glance("/proc/self/maps") is None
 
 
 def test_a_glance_at_what_is_no_file(tmp_path: Path, pipe: tuple[str, int]) -> None:

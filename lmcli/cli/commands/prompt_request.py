@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmcli.cli.commands.few_shot import FewShot, choose_shots, embedder_digest, examples_of, open_embedder
@@ -149,7 +149,8 @@ class Request:
         prefixes = prefix_store(bundle) if self._prefix_cache else None
         make_frame = self._framing(bundle)  # what it refuses is refused before a model is loaded in vain
         with ExitStack() as stack:
-            embedder = stack.enter_context(open_embedder(self._few_shot, device, threads, report))
+            many = replace(device, threads_each=1)  # there are more examples than records
+            embedder = stack.enter_context(open_embedder(self._few_shot, many, threads, report))
             model = stack.enter_context(
                 load_causal(bundle, device, threads=threads, report=report, prefixes=prefixes)
             )

@@ -44,22 +44,19 @@ class Inputs:
                 columns = column_names(self.names[0], table_format, streams.encoding) if self.names else None
                 return None if columns is None else (*["text"] * has_text, *columns)
 
-    def num_records(self, streams: Streams, *, most: int) -> int | None:
-        """How many records there are, blank ones left out; None for more than `most`, or if it is not known.
-
-        It is known of small inputs that are complete already.
-        """
+    def has_few_records(self, streams: Streams, *, most: int) -> bool:
+        """Whether there are at most so many records, blank ones left out. Small, complete inputs tell."""
         if len(self.names) > most:
-            return None
+            return False
         by = streams.by if self.format == "text" else "line"
         num_found = 0
         for name in self.names:
             content = glance(name)
             if content is None or is_compressed(content):
-                return None
-            num_found += sum(bool(piece.strip()) for _, piece in split([content], by))
-            num_found -= self.format in ("csv", "tsv")  # its header
-        return num_found if num_found <= most else None
+                return False
+            has_header = self.format in ("csv", "tsv")
+            num_found += sum(bool(piece.strip()) for _, piece in split([content], by)) - has_header
+        return num_found <= most
 
 
 def find_inputs(streams: Streams, others: Sequence[str] = ()) -> Inputs:

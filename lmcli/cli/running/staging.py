@@ -74,6 +74,10 @@ class Staged:
             }
         return facts
 
+    @property
+    def _is_for_cpu(self) -> bool:
+        return isinstance(self.model, Bundle) and self.model.manifest.device == "cpu"
+
     def open(
         self, stack: ExitStack, streams: Streams, inputs: Inputs, cache: ResultCache | None, report: Report
     ) -> Task:
@@ -87,10 +91,11 @@ class Staged:
         else:
             assert self.model is not None
             device, threads = parse_device(streams.device), streams.threads or num_cores()
+            together = min(threads, _MOST_TOGETHER)
             # With half as many rows as threads, or fewer, most threads would have nothing to do.
-            if part.is_one_row and inputs.num_records(streams, most=threads // 2) is not None:
-                device = replace(device, threads_each=min(threads, _MOST_TOGETHER))
-                report(f"few records: {device.threads_each} threads work on each together")
+            if part.is_one_row and self._is_for_cpu and inputs.has_few_records(streams, most=together // 2):
+                device = replace(device, threads_each=together)
+                report(f"few records: {together} threads work on each together")
             engine = stack.enter_context(part.load(self.model, device, threads=threads, report=report))
             task = part.make(self.model.manifest, engine)
         if cache is None:
