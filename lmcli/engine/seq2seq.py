@@ -170,8 +170,7 @@ class Seq2Seq:
         self, job: Job, batches: Sequence[_Batch], source_length: int, config: GenerationConfig
     ) -> _Queue:
         """Put batches where their like wait, or may be under way already."""
-        members = [source for batch in batches for source in batch.sources]
-        needed = max(source.max_new_tokens for source in members)
+        needed = max(source.max_new_tokens for batch in batches for source in batch.sources)
         queue = self._queues.get((config, source_length))
         if queue is None or queue.capacity < needed:
             capacity = -(-needed // _CAPACITY_STEP) * _CAPACITY_STEP

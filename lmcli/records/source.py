@@ -47,8 +47,8 @@ def total_size(names: Sequence[str]) -> int | None:
     size = 0
     for name in names:
         try:
-            status = os.fstat(sys.stdin.fileno()) if name == STDIN else os.stat(name)  # noqa: PTH116
-        except (OSError, ValueError, AttributeError):  # gone, or a standard input that is none
+            status = _status(name)
+        except _NO_STATUS:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
@@ -62,22 +62,30 @@ def glance(name: str, *, most: int = CHUNK) -> bytes | None:
     Nothing is waited for. What a pipe has given is still there for `open_source`.
     """
     try:
-        if name != STDIN:
-            status = os.stat(name)  # noqa: PTH116
-            if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= most:
-                return None  # files of the kernel say that they are empty, and may never end
+        status = _status(name)
+        if name == STDIN and stat.S_ISFIFO(status.st_mode):
+            return _glance_at_pipe(sys.stdin.fileno(), most)
+        # Files of the kernel say that they are empty, and may never end.
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:
+            return None
+        if name == STDIN:
+            descriptor = sys.stdin.fileno()
+            content = os.pread(descriptor, most + 1, os.lseek(descriptor, 0, os.SEEK_CUR))
+        else:
             with Path(name).open("rb", buffering=0) as stream:
                 content = stream.read(most + 1)
-            return content if len(content) <= most else None
-        descriptor = sys.stdin.fileno()
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISREG(mode):
-            content = os.pread(descriptor, most + 1, os.lseek(descriptor, 0, os.SEEK_CUR))
-            return content if len(content) <= most else None
-        return _glance_at_pipe(descriptor, most) if stat.S_ISFIFO(mode) else None
-    except (OSError, ValueError, AttributeError):  # whoever reads it says what is wrong
+    except _NO_STATUS:  # whoever reads it says what is wrong
         return None
+    return content if len(content) <= most else None
 
+
+def _status(name: str) -> os.stat_result:
+    """Raises one of `_NO_STATUS`."""
+    return os.fstat(sys.stdin.fileno()) if name == STDIN else os.stat(name)  # noqa: PTH116
+
+
+# Gone, or a standard input that is none.
+_NO_STATUS = (OSError, ValueError, AttributeError)
 
 _glanced: list[bytes] = []
 """What standard input has given before it was read."""
@@ -87,9 +95,7 @@ def _glance_at_pipe(descriptor: int, most: int) -> bytes | None:
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     while sum(map(len, _glanced)) <= most and (events := waiting.poll(0)):
-        if not events[0][1] & select.POLLIN:
-            return b"".join(_glanced)
-        if not (chunk := os.read(descriptor, CHUNK)):
+        if not events[0][1] & select.POLLIN or not (chunk := os.read(descriptor, CHUNK)):
             return b"".join(_glanced)
         _glanced.append(chunk)
     return None

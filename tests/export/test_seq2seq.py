@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -303,6 +304,15 @@ def test_too_little_memory_is_said(engine: Seq2Seq, monkeypatch: pytest.MonkeyPa
         engine.generate(random_sources([5]), config_of())
 
 
+@contextmanager
+def held(engine: Seq2Seq) -> Iterator[None]:
+    """The only thread of an engine waits until all jobs of the block are there."""
+    are_there = Event()
+    engine._workers.submit(are_there.wait)
+    yield
+    are_there.set()
+
+
 @pytest.mark.parametrize("num_beams", [1, 4])
 def test_a_run_goes_on_with_the_sources_of_later_jobs(
     num_beams: int, engine: Seq2Seq, bart: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -313,10 +323,8 @@ def test_a_run_goes_on_with_the_sources_of_later_jobs(
     with build(bart, tmp_path, threads=1) as alone:
         make_cache = Mock(side_effect=alone._make_cache)
         monkeypatch.setattr(alone, "_make_cache", make_cache)
-        is_submitted = Event()
-        alone._workers.submit(is_submitted.wait)  # the only thread waits until all jobs are there
-        jobs = [alone.submit(part, config) for part in (sources[:3], sources[3:70], sources[70:])]
-        is_submitted.set()
+        with held(alone):
+            jobs = [alone.submit(part, config) for part in (sources[:3], sources[3:70], sources[70:])]
         assert [found for job in jobs for found in job.results()] == expected
     assert make_cache.call_count == 2  # one for each of the two lengths that sources are padded to
 
@@ -333,10 +341,8 @@ def test_a_small_job_does_not_keep_others_from_a_large_one(
             return step(cache, *args)
 
         monkeypatch.setattr(InPlaceCache, "step", note)
-        is_submitted = Event()
-        alone._workers.submit(is_submitted.wait)
-        jobs = [alone.submit(random_sources([9] * number), config) for number in (300, 1)]
-        is_submitted.set()
+        with held(alone):
+            jobs = [alone.submit(random_sources([9] * number), config) for number in (300, 1)]
         assert [len(job.results()) for job in jobs] == [300, 1]
     assert np.median(widths) > 20
 
@@ -360,16 +366,12 @@ def test_an_error_reaches_all_whose_sources_are_in_the_run(
 ) -> None:
     config, short, long = config_of(), random_sources([9] * 8), random_sources([30] * 8)
 
-    def fail(_: object) -> None:
-        raise UnavailableError("the machine is on fire")
-
+    fail = Mock(side_effect=UnavailableError("the machine is on fire"))
     with build(bart, tmp_path, threads=1) as engine:
-        is_submitted = Event()
-        engine._workers.submit(is_submitted.wait)
-        jobs = [engine.submit(part, config) for part in (short[:3], short[3:])]
         with monkeypatch.context() as patch:
-            patch.setattr(engine._decoder, "bind", lambda: fail(None))
-            is_submitted.set()
+            patch.setattr(engine._decoder, "bind", fail)
+            with held(engine):
+                jobs = [engine.submit(part, config) for part in (short[:3], short[3:])]
             for job in jobs:
                 with pytest.raises(UnavailableError, match="on fire"):
                     job.results()

@@ -1,8 +1,8 @@
 """`FewShot`: the options for the examples that a prompt begins with; what reads and chooses them."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -83,32 +83,41 @@ def embedder_digest(few_shot: FewShot) -> str | None:
     return open_bundle(few_shot.embedder, task="feature-extraction").digest
 
 
-def open_embedder(
+@contextmanager
+def open_shots(
+    few_shot: FewShot,
+    examples: "list[Example]",
+    device: "Device",
+    threads: int,
+    report: Callable[[str], None],
+    *,
+    seed: int,
+) -> "Iterator[Shots | None]":
+    """What chooses the examples of a prompt, if there are any. Raises BundleError."""
+    from lmcli.prompting.examples import make_shots
+
+    if not examples:
+        yield None
+        return
+    wanted = few_shot.shots
+    with _open_embedder(few_shot, device, threads, report) as embedder:
+        yield make_shots(
+            examples,
+            few_shot.select or "first",
+            num_shots=min(_MOST_SHOTS, len(examples)) if wanted is None else wanted,
+            seed=seed,
+            embedder=embedder,
+        )
+
+
+def _open_embedder(
     few_shot: FewShot, device: "Device", threads: int, report: Callable[[str], None]
 ) -> AbstractContextManager["Embedder | None"]:
-    """What compares texts, if something does. Raises BundleError."""
+    """What compares texts, if something does. There are many examples, however few the records are."""
     if few_shot.select != "similar":
         return nullcontext()
     from lmcli.bundle.load import load_embedder
     from lmcli.bundle.store import open_bundle
 
     bundle = open_bundle(few_shot.embedder, task="feature-extraction")
-    return load_embedder(bundle, device, threads=threads, report=report)
-
-
-def choose_shots(
-    few_shot: FewShot, examples: "list[Example]", embedder: "Embedder | None", *, seed: int
-) -> "Shots | None":
-    """What chooses the examples of a prompt, if there are any."""
-    from lmcli.prompting.examples import make_shots
-
-    if not examples:
-        return None
-    wanted = few_shot.shots
-    return make_shots(
-        examples,
-        few_shot.select or "first",
-        num_shots=min(_MOST_SHOTS, len(examples)) if wanted is None else wanted,
-        seed=seed,
-        embedder=embedder,
-    )
+    return load_embedder(bundle, replace(device, threads_each=1), threads=threads, report=report)

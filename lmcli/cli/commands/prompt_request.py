@@ -2,11 +2,11 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmcli.cli.commands.few_shot import FewShot, choose_shots, embedder_digest, examples_of, open_embedder
+from lmcli.cli.commands.few_shot import FewShot, embedder_digest, examples_of, open_shots
 from lmcli.cli.streams import Streams
 from lmcli.errors import UsageError
 
@@ -149,16 +149,11 @@ class Request:
         prefixes = prefix_store(bundle) if self._prefix_cache else None
         make_frame = self._framing(bundle)  # what it refuses is refused before a model is loaded in vain
         with ExitStack() as stack:
-            many = replace(device, threads_each=1)  # there are more examples than records
-            embedder = stack.enter_context(open_embedder(self._few_shot, many, threads, report))
+            shots = stack.enter_context(self._open_shots(device, threads, report))
             model = stack.enter_context(
                 load_causal(bundle, device, threads=threads, report=report, prefixes=prefixes)
             )
-            yield _Loaded(
-                model,
-                make_frame(model.tokenizer),
-                choose_shots(self._few_shot, self._examples, embedder, seed=self._seed),
-            )
+            yield _Loaded(model, make_frame(model.tokenizer), shots)
             computed, reused = model.num_tokens
             report(f"prompts: {computed} tokens computed, {reused} taken over from others")
 
@@ -170,12 +165,13 @@ class Request:
 
         make_frame = self._framing(bundle)
         tokenizer = Tokenizer(bundle.file("tokenizer.json"), context_length=bundle.manifest.context_length)
-        with open_embedder(self._few_shot, device, threads, report) as embedder:
-            yield _Tools(
-                tokenizer,
-                make_frame(tokenizer),
-                choose_shots(self._few_shot, self._examples, embedder, seed=self._seed),
-            )
+        with self._open_shots(device, threads, report) as shots:
+            yield _Tools(tokenizer, make_frame(tokenizer), shots)
+
+    def _open_shots(
+        self, device: "Device", threads: int, report: Callable[[str], None]
+    ) -> AbstractContextManager["Shots | None"]:
+        return open_shots(self._few_shot, self._examples, device, threads, report, seed=self._seed)
 
     def _framing(self, bundle: "Bundle") -> Callable[["Tokenizer"], "Frame"]:
         """How the bundle's prompts are written. Raises UsageError if its chat template refuses them."""
@@ -205,6 +201,7 @@ def _text_field(options: "PromptOptions") -> str | None:
 
 def _live_output(streams: Streams) -> Callable[[str], None] | None:
     """Shows pieces of an answer on a terminal, as the whole answer would be shown there."""
+    from lmcli.cli.running.inputs import shows_data
     from lmcli.records.read import resolve_format
     from lmcli.records.terminal import escape_controls
 
@@ -212,10 +209,8 @@ def _live_output(streams: Streams) -> Callable[[str], None] | None:
         return None
     wanted = streams.output_format
     shown = resolve_format(streams.files or [], streams.input_format) if wanted == "auto" else wanted
-    is_terminal = streams.output in (None, "-") and sys.stdout is not None and sys.stdout.isatty()
-    if (
-        not is_terminal or shown != "text" or streams.by == "para"
-    ):  # paragraphs are parted when they are whole
+    # Paragraphs are parted when they are whole.
+    if not shows_data(streams) or shown != "text" or streams.by == "para":
         return None
 
     def show(piece: str) -> None:

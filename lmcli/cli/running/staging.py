@@ -74,10 +74,6 @@ class Staged:
             }
         return facts
 
-    @property
-    def _is_for_cpu(self) -> bool:
-        return isinstance(self.model, Bundle) and self.model.manifest.device == "cpu"
-
     def open(
         self, stack: ExitStack, streams: Streams, inputs: Inputs, cache: ResultCache | None, report: Report
     ) -> Task:
@@ -91,9 +87,9 @@ class Staged:
         else:
             assert self.model is not None
             device, threads = parse_device(streams.device), streams.threads or num_cores()
-            together = min(threads, _MOST_TOGETHER)
+            together, is_for_cpu = min(threads, _MOST_TOGETHER), self.model.manifest.device == "cpu"
             # With half as many rows as threads, or fewer, most threads would have nothing to do.
-            if part.is_one_row and self._is_for_cpu and inputs.has_few_records(streams, most=together // 2):
+            if part.is_one_row and is_for_cpu and inputs.has_few_records(streams, most=together // 2):
                 device = replace(device, threads_each=together)
                 report(f"few records: {together} threads work on each together")
             engine = stack.enter_context(part.load(self.model, device, threads=threads, report=report))
