@@ -18,186 +18,22 @@ GroupQueryAttention takes several tokens of several rows only at the beginning.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
-from lmcli.errors import ExportError
+from lmcli.export.causal_shape import CausalShape
 from lmcli.export.choice import CHOICE, choose
 from lmcli.export.graph import MICROSOFT, Tensor
-from lmcli.export.layers import ACTIVATIONS, Layers, Weights, cache_names
+from lmcli.export.layers import Layers, Weights, attention_attributes, cache_names
 from lmcli.export.quantize import POSITIONS
+from lmcli.export.rope import Rotation
 
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
 
-LLAMAS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma"})
-FAMILY = LLAMAS | {"gpt2", "gpt_neox", "opt"}
-"""The model types that have a fast graph."""
 SCORED: Mapping[str, Tensor] = {"scored": (FLOAT, ("outputs", "scored"))}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CausalShape:
-    """What tells the members of the family apart, besides their weights."""
-
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_size: int
-    epsilon: float
-    activation: str
-    max_positions: int
-    frequencies: tuple[float, ...]
-    """Of the rotation of positions, in radians per token, for pairs of a head's first channels."""
-    rotates: tuple[bool, ...]
-    """Which layers know positions at all."""
-    window: int | None
-    """How many tokens, itself included, a token attends to; None: all before it."""
-    embedding_scale: float = 1.0
-    norm_offset: float = 0.0
-    """What the weights of norms lack: Gemma's are stored less 1."""
-    is_parallel: bool = False
-    """Whether the feed-forward layer reads what the attention beside it reads."""
-
-    @property
-    def hidden_size(self) -> int:
-        """Of the attention's result, before its output layer."""
-        return self.num_heads * self.head_size
-
-
-def shape_of(config: Mapping[str, Any]) -> CausalShape | None:
-    """The shape of a model by its config.json; None where the architecture has no fast graph.
-
-    Raises ExportError for values that make no model.
-    """
-    model_type = config.get("model_type")
-    if model_type not in FAMILY:
-        return None
-    try:
-        shape = _shape(config) if model_type in LLAMAS else _own_shape(config)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ExportError(f"config.json makes no {model_type} model: {error!r}") from error
-    if shape is None or shape.activation not in ACTIVATIONS:
-        return None
-    # GroupQueryAttention rotates a multiple of 16 channels.
-    return shape if shape.head_size % 16 == len(shape.frequencies) % 8 == 0 else None
-
-
-def _shape(config: Mapping[str, Any]) -> CausalShape | None:
-    model_type = config["model_type"]
-    num_layers, num_heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
-    hidden_size = int(config["hidden_size"])
-    head_size = int(config.get("head_dim") or hidden_size // num_heads)
-    frequencies = _frequencies(config, head_size)
-    if frequencies is None:
-        return None
-    is_windowed = config.get("sliding_window") and (
-        model_type == "mistral" or config.get("use_sliding_window", False)
-    )
-    if is_windowed and model_type != "mistral":
-        return None  # some layers have a window, some have not
-    no_rope = config.get("no_rope_layers") or [1] * num_layers
-    if model_type == "smollm3" and config.get("no_rope_layers") is None:
-        interval = int(config.get("no_rope_layer_interval", 4))
-        no_rope = [int((layer + 1) % interval != 0) for layer in range(num_layers)]
-    is_gemma = model_type == "gemma"
-    activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"
-    return CausalShape(
-        num_layers=num_layers,
-        num_heads=num_heads,
-        num_kv_heads=int(config.get("num_key_value_heads") or num_heads),
-        head_size=head_size,
-        epsilon=float(config.get("rms_norm_eps", 1e-6)),
-        # Published configurations of Gemma say gelu and mean its approximation, as transformers knows.
-        activation="gelu_pytorch_tanh" if is_gemma else str(activation),
-        max_positions=int(config.get("max_position_embeddings", 2048)),
-        frequencies=tuple(frequencies.tolist()),
-        rotates=tuple(bool(rotates) for rotates in no_rope),
-        window=int(config["sliding_window"]) if is_windowed else None,
-        embedding_scale=math.sqrt(hidden_size) if is_gemma else 1.0,
-        norm_offset=1.0 if is_gemma else 0.0,
-    )
-
-
-def _own_shape(config: Mapping[str, Any]) -> CausalShape | None:
-    """Of a model that has little in common with Llama."""
-    is_gpt2, is_neox = config["model_type"] == "gpt2", config["model_type"] == "gpt_neox"
-    if any(config.get(name, usual) != usual for name, usual in _USUAL.items()):
-        return None
-    names = ("n_layer", "n_head", "n_embd") if is_gpt2 else _SIZES
-    num_layers, num_heads, hidden_size = (int(config[name]) for name in names)
-    if config.get("word_embed_proj_dim", hidden_size) != hidden_size:
-        return None
-    head_size = hidden_size // num_heads
-    theta = config.get("rope_theta") or config.get("rotary_emb_base")
-    num_rotated = int(head_size * config.get("rotary_pct", 0.25)) if is_neox else 0
-    frequencies = _frequencies({**config, "rope_theta": theta}, num_rotated)
-    if frequencies is None:
-        return None
-    default = "gelu" if is_neox else "gelu_new" if is_gpt2 else "relu"
-    activation = config.get("hidden_act") or config.get("activation_function") or default
-    return CausalShape(
-        num_layers=num_layers,
-        num_heads=num_heads,
-        num_kv_heads=num_heads,
-        head_size=head_size,
-        epsilon=float(config.get("layer_norm_epsilon") or config.get("layer_norm_eps") or 1e-5),
-        activation=str(activation),
-        max_positions=int(config.get("n_positions" if is_gpt2 else "max_position_embeddings") or _POSITIONS),
-        frequencies=tuple(frequencies.tolist()),
-        rotates=(is_neox,) * num_layers,
-        window=None,
-        is_parallel=is_neox and bool(config.get("use_parallel_residual", True)),
-    )
-
-
-_SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size")
-_POSITIONS = 1024
-_USUAL: Mapping[str, Any] = {
-    "add_cross_attention": False,
-    "attention_bias": True,
-    "do_layer_norm_before": True,
-    "enable_bias": True,
-    "layer_norm_elementwise_affine": True,
-    "reorder_and_upcast_attn": False,
-    "scale_attn_by_inverse_layer_idx": False,
-    "scale_attn_weights": True,
-}
-"""Settings of GPT-2, GPT-NeoX and OPT that have a fast graph."""
-
-
-def _frequencies(config: Mapping[str, Any], head_size: int) -> npt.NDArray[np.float64] | None:
-    """RoFormer's (Su et al. 2021, arXiv:2104.09864), scaled as configured; None: in an unknown way."""
-    theta = float(config.get("rope_theta") or 10000.0)
-    plain = theta ** (-np.arange(0, head_size, 2, dtype=np.float64) / head_size)
-    scaling = config.get("rope_scaling") or {}
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind == "default":
-        return plain
-    if kind == "linear":
-        return np.asarray(plain / float(scaling["factor"]))
-    if kind != "llama3":
-        return None
-    # Llama 3.1: waves longer than the context of the training are stretched, short ones stay as they are.
-    factor, context = float(scaling["factor"]), float(scaling["original_max_position_embeddings"])
-    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
-    turns = context * plain / (2 * math.pi)
-    share = np.clip((turns - low) / (high - low), 0, 1)
-    return np.asarray(share * plain + (1 - share) * plain / factor)
-
-
-def rotations(shape: CausalShape, length: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Cosines and sines of each position, (length, head size / 2)."""
-    # In float32 as transformers has them: at position 8,000 the rounding of the angle is that of the model.
-    frequencies = np.array(shape.frequencies, np.float32)
-    angles = np.arange(length, dtype=np.float32)[:, None] * frequencies
-    return np.cos(angles), np.sin(angles)
 
 
 def build_causal(
@@ -215,8 +51,8 @@ class _Causal:
         self._graph = graph = layers.graph
         self._shape = shape
         self._in_place = in_place
-        tables = zip(("cosines", "sines"), rotations(shape, context_length), strict=True)
-        self._tables = [graph.constant(table, name) for name, table in tables if any(shape.rotates)]
+        self._context_length = context_length
+        self._tables: dict[Rotation, list[str]] = {}
         self._rows, self._sequence = graph.size("input_ids", 0), graph.size("input_ids", 1)
 
     def build(self) -> onnx.ModelProto:
@@ -229,9 +65,14 @@ class _Causal:
         if TABLE in layers.weights:
             hidden = graph.op("Add", hidden, self._positions())
         for index in range(shape.num_layers):
-            hidden = self._layer(hidden, f"model.layers.{index}.", index)
+            layer = self._sandwich if has_norms_behind(layers.weights) else self._layer
+            hidden = layer(hidden, f"model.layers.{index}.", index)
         hidden = self._norm(graph.op("Gather", hidden, "wanted"), "model.norm")
-        choose(graph, layers.linear(hidden, head_of(layers.weights)))
+        logits = layers.linear(hidden, head_of(layers.weights))
+        if shape.logit_cap:
+            cap = graph.constant(np.array(shape.logit_cap, np.float32))
+            logits = graph.op("Mul", graph.op("Tanh", graph.op("Div", logits, cap)), cap)
+        choose(graph, logits)
         graph.op("GatherElements", "choice_log_probabilities", "scored_ids", axis=-1, output="scored")
         return graph.model(inputs=self._inputs(), outputs={**CHOICE, **SCORED, **self._cache("present")})
 
@@ -251,6 +92,14 @@ class _Causal:
         attended = graph.op("Add", hidden, self._attention(x, prefix + "self_attn.", index))
         x = self._norm(hidden if self._shape.is_parallel else attended, prefix + "post_attention_layernorm")
         return graph.op("Add", attended, self._feed_forward(x, prefix + "mlp."))
+
+    def _sandwich(self, hidden: str, prefix: str, index: int) -> str:
+        """The same with a norm on both sides of either part, as Gemma has it since its second generation."""
+        graph = self._graph
+        x = self._attention(self._norm(hidden, prefix + "input_layernorm"), prefix + "self_attn.", index)
+        hidden = graph.op("Add", hidden, self._norm(x, prefix + "post_attention_layernorm"))
+        x = self._feed_forward(self._norm(hidden, prefix + "pre_feedforward_layernorm"), prefix + "mlp.")
+        return graph.op("Add", hidden, self._norm(x, prefix + "post_feedforward_layernorm"))
 
     def _inputs(self) -> Mapping[str, Tensor]:
         place: Mapping[str, Tensor] = (
@@ -282,7 +131,7 @@ class _Causal:
         graph, shape = self._graph, self._shape
         names = cache_names("past", shape.num_layers)[2 * index : 2 * index + 2]
         past = names if self._in_place else [graph.op("Gather", name, "parents", axis=0) for name in names]
-        rotates = shape.rotates[index]
+        rotation, window = shape.attention[index]
         outputs = [f"attended_{index}", *(name.replace("past", "present") for name in names)]
         attended, *_ = graph.ops(
             "GroupQueryAttention",
@@ -290,16 +139,25 @@ class _Causal:
             *past,
             self._last,
             self._total,
-            *(self._tables if rotates else []),
+            *(self._rotated_by(rotation) if rotation else []),
             outputs=outputs,
             domain=MICROSOFT,
-            num_heads=shape.num_heads,
             kv_num_heads=shape.num_kv_heads,
-            do_rotary=int(rotates),
-            **({"local_window_size": shape.window} if shape.window else {}),
+            do_rotary=int(rotation is not None),
+            **attention_attributes(shape.num_heads, shape.attention_scale),
+            **({"local_window_size": window} if window else {}),
+            **({"softcap": shape.attention_cap} if shape.attention_cap else {}),
         )
         flat = graph.op("Reshape", attended, graph.constant([-1, shape.hidden_size]))
         return self._layers.linear(flat, prefix + "o_proj")
+
+    def _rotated_by(self, rotation: Rotation) -> list[str]:
+        """Cosines and sines, which are in the graph once."""
+        if rotation not in self._tables:
+            tables = zip(("cosines", "sines"), rotation.tables(self._context_length), strict=True)
+            number = str(len(self._tables) or "")
+            self._tables[rotation] = [self._graph.constant(table, name + number) for name, table in tables]
+        return self._tables[rotation]
 
     def _lengths(self) -> tuple[str, str]:
         """The last position of each row, (rows,), and how many the cache has after the step, (); int32."""
@@ -352,3 +210,8 @@ TABLE = "model.embed_positions.weight"
 def head_of(weights: Weights) -> str:
     """The output layer: one of its own, or the table of embeddings."""
     return "lm_head" if "lm_head.weight" in weights else "model.embed_tokens"
+
+
+def has_norms_behind(weights: Weights) -> bool:
+    """Whether what attention and feed-forward layers give is normed, too."""
+    return "model.layers.0.pre_feedforward_layernorm.weight" in weights

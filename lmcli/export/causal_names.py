@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lmcli.export.causal import LLAMAS, TABLE, CausalShape
+from lmcli.export.causal import TABLE
+from lmcli.export.causal_shape import LLAMAS, CausalShape
 from lmcli.export.gguf_config import shapes
 from lmcli.export.layers import Weights
 
@@ -64,7 +65,7 @@ def wanted_shapes(config: Mapping[str, Any], shape: CausalShape, names: Iterable
 
 _SIZES = {"gpt2": ("n_embd", "n_inner"), "opt": ("hidden_size", "ffn_dim")}
 # Where transformers takes the table of embeddings for the output layer unless it is told otherwise.
-_TIED = frozenset({"gemma", "gpt2", "opt", "smollm3"})
+_TIED = frozenset({"gemma", "gemma2", "gemma3_text", "gpt2", "opt", "smollm3"})
 
 
 class _Renamed(Mapping[str, Floats]):

@@ -16,8 +16,9 @@ from lmcli.errors import ExportError, UsageError
 from lmcli.export import config as configs
 from lmcli.export import reference
 from lmcli.export.block_layers import BlockLayers
-from lmcli.export.causal import FAMILY, SCORED, CausalShape, build_causal, head_of, shape_of
+from lmcli.export.causal import SCORED, build_causal, head_of
 from lmcli.export.causal_names import as_llama, wanted_shapes
+from lmcli.export.causal_shape import FAMILY, CausalShape, shape_of
 from lmcli.export.choice import CHOICE, CHOICE_PREFIX
 from lmcli.export.conversion import Conversion
 from lmcli.export.files import SAFETENSORS
@@ -117,10 +118,7 @@ class FastModel:
             case "blocks":
                 return BlockLayers(self.weights, self.blocks)
             case "int8":
-                # A rotation would change the means, which norms with a bias take away.
-                return Layers(
-                    self.weights if "model.norm.bias" in self.weights else rotate(self.weights, self.shape)
-                )
+                return Layers(rotate(self.weights, self.shape))
             case _:
                 return Layers(self.weights)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmcli.bundle.manifest import Task
 from lmcli.errors import ExportError
-from lmcli.export.causal import FAMILY
+from lmcli.export.causal_shape import FAMILY
 from lmcli.export.encoder import FAMILIES
 from lmcli.export.files import CONFIG_NAME
 from lmcli.export.packages import TRACING, require

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from lmcli.export.causal import TABLE, CausalShape, head_of, rotations
+from lmcli.export.causal import TABLE, has_norms_behind, head_of
+from lmcli.export.causal_shape import Attention, CausalShape
 from lmcli.export.layers import Weights
 
 Floats = npt.NDArray[np.float32]
@@ -23,14 +24,26 @@ def logits(weights: Weights, shape: CausalShape, input_ids: npt.NDArray[np.int64
     hidden = weights["model.embed_tokens.weight"][input_ids] * np.float32(shape.embedding_scale)
     if TABLE in weights:
         hidden = hidden + weights[TABLE][: len(input_ids)]
-    for index in range(shape.num_layers):
+    for index, attention in enumerate(shape.attention):
         layer = f"model.layers.{index}."
         x = _norm(hidden, weights, layer + "input_layernorm", shape)
-        attended = hidden + _attention(x, weights, layer + "self_attn.", shape, rotates=shape.rotates[index])
-        read = hidden if shape.is_parallel else attended
-        x = _norm(read, weights, layer + "post_attention_layernorm", shape)
-        hidden = attended + _feed_forward(x, weights, layer + "mlp.", shape)
-    return _linear(_norm(hidden, weights, "model.norm", shape), weights, head_of(weights))
+        x = _attention(x, weights, layer + "self_attn.", shape, attention)
+        if has_norms_behind(weights):
+            hidden = hidden + _norm(x, weights, layer + "post_attention_layernorm", shape)
+            x = _norm(hidden, weights, layer + "pre_feedforward_layernorm", shape)
+            x = _feed_forward(x, weights, layer + "mlp.", shape)
+            hidden = hidden + _norm(x, weights, layer + "post_feedforward_layernorm", shape)
+        else:
+            read = hidden if shape.is_parallel else hidden + x
+            read = _norm(read, weights, layer + "post_attention_layernorm", shape)
+            hidden = hidden + x + _feed_forward(read, weights, layer + "mlp.", shape)
+    found = _linear(_norm(hidden, weights, "model.norm", shape), weights, head_of(weights))
+    return _capped(found, shape.logit_cap)
+
+
+def _capped(x: Floats, cap: float) -> Floats:
+    """Below a cap, if there is one."""
+    return np.float32(cap) * np.tanh(x / np.float32(cap)) if cap else x
 
 
 def _norm(x: Floats, weights: Weights, name: str, shape: CausalShape) -> Floats:
@@ -58,7 +71,7 @@ def _linear(x: Floats, weights: Weights, name: str) -> Floats:
     return product + weights[name + ".bias"] if name + ".bias" in weights else product
 
 
-def _attention(x: Floats, weights: Weights, prefix: str, shape: CausalShape, *, rotates: bool) -> Floats:
+def _attention(x: Floats, weights: Weights, prefix: str, shape: CausalShape, attention: Attention) -> Floats:
     length = len(x)
     queries, keys, values = (
         _linear(x, weights, f"{prefix}{name}_proj").reshape(length, -1, shape.head_size).swapaxes(0, 1)
@@ -67,14 +80,15 @@ def _attention(x: Floats, weights: Weights, prefix: str, shape: CausalShape, *, 
     if prefix + "q_norm.weight" in weights:
         queries = _norm(queries, weights, prefix + "q_norm", shape)
         keys = _norm(keys, weights, prefix + "k_norm", shape)
-    if rotates:
-        cosines, sines = rotations(shape, length)
+    if attention.rotation:
+        cosines, sines = attention.rotation.tables(length)
         queries, keys = _rotate(queries, cosines, sines), _rotate(keys, cosines, sines)
     groups = shape.num_heads // shape.num_kv_heads
     keys, values = np.repeat(keys, groups, axis=0), np.repeat(values, groups, axis=0)
-    scores = queries @ keys.swapaxes(1, 2) / np.float32(math.sqrt(shape.head_size))
+    scale = shape.attention_scale or shape.head_size**-0.5
+    scores = _capped(queries @ keys.swapaxes(1, 2) * np.float32(scale), shape.attention_cap)
     distance = np.arange(length)[:, None] - np.arange(length)
-    is_seen = (distance >= 0) & (distance < (shape.window or length))
+    is_seen = (distance >= 0) & (distance < (attention.window or length))
     scores = np.where(is_seen, scores, np.float32(-np.inf))
     shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
     shares /= shares.sum(axis=-1, keepdims=True)

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from lmcli.export.causal import CausalShape
+from lmcli.export.causal import has_norms_behind
+from lmcli.export.causal_shape import CausalShape
 from lmcli.export.layers import Weights
 
 Floats = npt.NDArray[np.float32]
@@ -37,7 +38,13 @@ _WRITES = ("self_attn.o_proj", "mlp.down_proj")
 
 
 def rotate(weights: Weights, shape: CausalShape) -> Weights:
-    """The weights of the rotated model, each made when it is asked for."""
+    """The weights of the rotated model, each made when it is asked for; as they are where it would differ.
+
+    With a bias a norm takes the mean away, and behind a product it scales channels: neither is the same after
+    a rotation.
+    """
+    if LAST_NORM + ".bias" in weights or has_norms_behind(weights):
+        return weights
     return _Rotated(weights, shape)
 
 

@@ -14,7 +14,8 @@ from lmcli.engine.devices import Device
 from lmcli.engine.prefixes import PrefixStore
 from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
-from lmcli.export.causal import CausalShape, build_causal, shape_of
+from lmcli.export.causal import build_causal
+from lmcli.export.causal_shape import CausalShape, shape_of
 from lmcli.export.layers import Layers, Weights
 from lmcli.export.quantize import quantize
 from lmcli.export.rotate import rotate
@@ -45,12 +46,40 @@ MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 32}),
     "llama 3.1": ("llama", {"rope_scaling": _LLAMA3, "rope_theta": 500000.0}),
     "llama stretched": ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    "llama by YaRN": (
+        "llama",
+        {
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ),
     "mistral": ("mistral", {"sliding_window": None}),
     "mistral with a window": ("mistral", {"sliding_window": 8}),
     "qwen2": ("qwen2", {}),
+    "qwen2 with windows": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
+    ),
     "qwen3": ("qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
     "smollm3": ("smollm3", {"no_rope_layers": [1, 0, 1, 1]}),
     "gemma": ("gemma", {"head_dim": 32, "hidden_act": "gelu_pytorch_tanh"}),
+    "gemma2": (
+        "gemma2",
+        {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 8, "attn_logit_softcapping": 2.0},
+    ),
+    "gemma3": (
+        "gemma3_text",
+        {
+            "head_dim": 32,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 8,
+            "sliding_window_pattern": 3,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+    ),
 }
 """A model type and its settings by the name of the test."""
 

@@ -251,9 +251,8 @@ def test_plain_graphs_have_no_blocks(tmp_path: Path) -> None:
 
 
 def test_a_gguf_file_of_a_model_without_fast_graph_is_refused(tmp_path: Path) -> None:
-    changes = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 2.0}
-    changes |= {"llama.rope.scaling.original_context_length": 64}
-    gguf_files.write_gguf(tmp_path / "tiny.gguf", changes=changes)
+    config = {**gguf_files.LLAMA, "head_dim": 24}
+    gguf_files.write_gguf(tmp_path / "tiny.gguf", config)
     error = refusal(tmp_path / "tiny.gguf", tmp_path)
     assert "lmcli runs no GGUF of a llama model with these settings" in error.message
 

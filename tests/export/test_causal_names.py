@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmcli.export.causal import CausalShape, build_causal, shape_of
+from lmcli.export.causal import build_causal
 from lmcli.export.causal_names import as_llama, wanted_shapes
+from lmcli.export.causal_shape import CausalShape, shape_of
 from lmcli.export.layers import Layers, Weights
 from lmcli.export.reference import logits as reference_logits
 from tests.export.causal_checkpoints import CONTEXT, FAST, make_model

@@ -14,7 +14,7 @@ from lmcli.bundle.manifest import CausalFacts, Manifest
 from lmcli.engine.generation import GenerationConfig
 from lmcli.errors import UnavailableError, UsageError
 from lmcli.export import convert
-from lmcli.export.causal import FAMILY
+from lmcli.export.causal_shape import FAMILY
 from lmcli.export.config import sanitize, task_of
 from lmcli.export.conversion import Conversion
 from lmcli.export.options import ExportOptions

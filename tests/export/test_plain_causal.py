@@ -65,7 +65,9 @@ def test_outputs_and_scores_are_those_of_transformers(
         check(engine, model)
 
 
-@pytest.mark.parametrize("name", ["llama with biases", "mistral with a window", "qwen3", "gemma"])
+@pytest.mark.parametrize(
+    "name", ["llama with biases", "mistral with a window", "qwen3", "gemma", "gemma2", "gemma3"]
+)
 def test_graphs_for_cuda_give_the_same(name: str, tmp_path: Path) -> None:
     model = causal_models.make_model(name)
     layers = Layers(causal_models.weights_of(model))
