@@ -44,14 +44,6 @@ class Blocks:
         """
         return None if self.minimums is None else self.minimums + self._middle * self.scales
 
-    @property
-    def zero_points(self) -> Floats | None:
-        """(N, K / 32): the same as zero points of MatMulNBits, rounded; None: its own."""
-        if self.minimums is None:
-            return None
-        divisors = np.where(self.scales == 0, np.float32(1), self.scales)
-        return (-self.minimums / divisors).astype(np.float32)
-
     def dequantize(self) -> Floats:
         """The weights (N, K), to the bit as the `gguf` package has them."""
         values = self.values
