@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 from lmcli.records.terminal import escape_controls
@@ -60,6 +61,11 @@ def say(
             sys.stderr.flush()
     except (OSError, ValueError):
         return
+
+
+def reporter(*, wanted: bool) -> Callable[[str], None]:
+    """Prints what is being done, if that is wanted."""
+    return partial(say, level="info") if wanted else lambda _: None
 
 
 def _as_text(message: str, hint: str, excerpt: str) -> str:

@@ -30,6 +30,11 @@ class Streams:
     is_pipeline: ClassVar[bool] = False
     """Whether several stages may be at work."""
 
+    @property
+    def is_talkative(self) -> bool:
+        """Whether to say what runs where, and how."""
+        return self.verbose and not self.quiet
+
     files: Annotated[
         list[str] | None,
         typer.Argument(metavar="FILE", help="Inputs; `-` or none is standard input."),

@@ -190,9 +190,8 @@ class Causal:
     def _save_prefix(self) -> None:
         if self._prefixes is not None and self._common is not None:
             caches = (cache for cache in self._all_caches if isinstance(cache, RowCache))
-            held = (cache.held(self._common) for cache in caches)
-            if prefix := next(filter(None, held), None):
-                self._prefixes.save(prefix)
+            held = [cache.held(self._common) for cache in caches]
+            self._prefixes.save(max(held, key=lambda prefix: len(prefix.tokens)))
 
     @contextmanager
     def _cache(self, num_rows: int, capacity: int) -> Iterator[Rows]:

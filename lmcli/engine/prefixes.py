@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ Ints = npt.NDArray[np.int64]
 SHORTEST = 32
 """In tokens: less is computed as fast as it is read from a file."""
 _MOST_FILES = 16
+_PART, _PART_SECONDS = ".part", 3600
+"""What files under way are called, and after how long nobody writes them any more."""
 
 
 class Prefix(NamedTuple):
@@ -59,10 +62,15 @@ class PrefixStore:
             return
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # prompts are nobody else's business
-            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".part", delete=False) as file:
-                np.savez(file, tokens=prefix.tokens, past=prefix.past)
-            Path(file.name).replace(self._folder / f"{name}.npz")
             self._clean()
+            descriptor, part_name = tempfile.mkstemp(dir=self._folder, suffix=_PART)
+            part = Path(part_name)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    np.savez(file, tokens=prefix.tokens, past=prefix.past)
+                part.replace(self._folder / f"{name}.npz")
+            finally:
+                part.unlink(missing_ok=True)
 
     def _longest(self, tokens: Ints) -> tuple[int, Path]:
         """How many tokens the best file has in common with a prompt, and which one that is."""
@@ -76,8 +84,11 @@ class PrefixStore:
         return sorted(self._folder.glob("*.npz"))
 
     def _clean(self) -> None:
+        """Make room for one more file, and remove what processes that were killed have left."""
         by_age = sorted(self._files(), key=lambda path: path.stat().st_mtime)
-        for path in by_age[:-_MOST_FILES]:
+        abandoned = time.time() - _PART_SECONDS
+        parts = [part for part in self._folder.glob(f"*{_PART}") if part.stat().st_mtime < abandoned]
+        for path in (*by_age[: 1 - _MOST_FILES], *parts):
             path.unlink(missing_ok=True)
 
 
@@ -96,5 +107,5 @@ def _read(path: Path, name: str) -> npt.NDArray[Any]:
 
 
 def _unreadable() -> suppress:
-    """Damaged, half-written, or removed by another process."""
-    return suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    """Damaged, half-written, of another kind, or removed by another process."""
+    return suppress(OSError, ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile)

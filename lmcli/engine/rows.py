@@ -64,10 +64,9 @@ class RowCache:
             self._past[:, 0, :, :length] = prefix.past
             self._hold(0, prefix.tokens)
 
-    def held(self, tokens: Ints) -> Prefix | None:
-        """These tokens with their keys and values, if a row holds them."""
-        row, length = self._best(tokens)
-        return self._prefix(row, length) if length == len(tokens) else None
+    def held(self, tokens: Ints) -> Prefix:
+        """The longest beginning of these tokens that a row holds, with its keys and values."""
+        return self._prefix(*self._best(tokens[: self.shape[1]]))
 
     def _prefix(self, row: int, length: int) -> Prefix:
         return Prefix(self._held[row, :length], self._past[:, row, :, :length])

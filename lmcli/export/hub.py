@@ -61,8 +61,7 @@ def download(model: str, revision: str, *, allow_pickle: bool, progress: bool) -
             hf_hub_download(model, name, revision=commit)
     except OfflineModeIsEnabled:
         return _cached(model, revision, allow_pickle=allow_pickle)
-    # Of the download libraries: requests' errors are OSErrors, hf_xet raises RuntimeError.
-    except (OSError, RuntimeError) as error:
+    except _failures() as error:
         raise _unavailable(model, revision, error) from error
     return path, chosen
 
@@ -94,8 +93,8 @@ def _cached(model: str, revision: str, *, allow_pickle: bool) -> tuple[Path, lis
 def _unavailable(model: str, revision: str, error: Exception) -> LmcliError:
     """Say in one line why the hub does not give `model`, and what to do about it."""
     from huggingface_hub import constants, errors
-    from requests import exceptions
 
+    broken = _broken_connections()
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     match error:
@@ -111,7 +110,7 @@ def _unavailable(model: str, revision: str, error: Exception) -> LmcliError:
         case errors.HfHubHTTPError(response=response) if response.status_code in {401, 403}:
             message = f"the hub refuses access to {model}"
             hint = "set HF_TOKEN to a token that may read it"
-        case exceptions.Timeout() | exceptions.ConnectionError() | exceptions.ChunkedEncodingError():
+        case _ if isinstance(error, broken):
             message = f"the hub at {constants.ENDPOINT} cannot be reached, or its answer broke off"
             hint = "try again later; HF_HUB_OFFLINE=1 uses what was downloaded before"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
@@ -121,6 +120,24 @@ def _unavailable(model: str, revision: str, error: Exception) -> LmcliError:
             message = f"the download of {model} failed: {_first_line(error)}"
             hint = "try again later; what has arrived is kept"
     return UnavailableError(message, hint=hint)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a download may raise; RuntimeError comes from hf_xet, which downloads too."""
+    return (OSError, RuntimeError, *_broken_connections())
+
+
+def _broken_connections() -> tuple[type[Exception], ...]:
+    """What the library raises that huggingface_hub speaks HTTP with: requests, and httpx since 1.0."""
+    from huggingface_hub import __version__
+
+    if int(__version__.partition(".")[0]) >= 1:
+        from httpx import TransportError
+
+        return (TransportError,)
+    from requests.exceptions import ChunkedEncodingError, ConnectionError, Timeout  # noqa: A004
+
+    return (Timeout, ConnectionError, ChunkedEncodingError)
 
 
 def _first_line(error: Exception) -> str:

@@ -64,8 +64,9 @@ class Frame:
         self._chat = chat
         self._before = np.array(before, np.int64)
         self._system = system
-        # Examples come again in every prompt.
-        self._protect = lru_cache(maxsize=1 << 12)(Guard(tokenizer.control_tokens).protect)
+        self._protect = Guard(tokenizer.control_tokens).protect
+        # Examples come again in every prompt, questions do not.
+        self._protect_again = lru_cache(maxsize=1 << 12)(self._protect)
 
     def prompts(self, dialogues: Sequence[Dialogue]) -> list[Prompt | Failure]:
         """The prompt of each dialogue, or why it has none."""
@@ -92,20 +93,21 @@ class Frame:
     def write(self, dialogue: Dialogue) -> Guarded:
         """The text of a prompt. Raises ChatError, and ValueError as `free_character` does."""
         guard = free_character(self._texts(dialogue))
-        mark = partial(self._protect, guard=guard)
-        parts = [*dialogue.shots, *dialogue.turns]
+        mark, mark_again = partial(self._protect, guard=guard), partial(self._protect_again, guard=guard)
+        parts = [*((shot, mark_again) for shot in dialogue.shots), *((turn, mark) for turn in dialogue.turns)]
         if self._chat is None:
-            blocks = [part.template.fill(part.fields, mark) for part in parts]
             blocks = [
-                block + _spaced(block, mark(part.answer)) for block, part in zip(blocks, parts, strict=True)
+                block + _spaced(block, protect(part.answer))
+                for part, protect in parts
+                for block in [part.template.fill(part.fields, protect)]
             ]
-            system = [] if self._system is None else [mark(self._system)]
+            system = [] if self._system is None else [mark_again(self._system)]
             question = dialogue.template.fill(dialogue.fields, mark)
             return Guarded(_BETWEEN.join([*system, *blocks, question]), guard)
-        messages = [] if self._system is None else [Message("system", mark(self._system))]
-        for part in parts:
-            messages.append(Message("user", mark(part.template.fill(part.fields))))
-            messages.append(Message("assistant", mark(part.answer)))
+        messages = [] if self._system is None else [Message("system", mark_again(self._system))]
+        for part, protect in parts:
+            messages.append(Message("user", protect(part.template.fill(part.fields))))
+            messages.append(Message("assistant", protect(part.answer)))
         messages.append(Message("user", mark(dialogue.template.fill(dialogue.fields))))
         return Guarded(self._chat.render(messages), guard)
 

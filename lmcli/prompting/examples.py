@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
 from typing import Literal, NamedTuple, Protocol
 
@@ -19,8 +19,8 @@ Select = Literal["first", "random", "balanced", "bm25", "similar"]
 ANSWERS = ("label", "answer", "output")
 """Where the answer of an example is looked for if nobody says."""
 
-Rank = Callable[[Sequence[str]], Sequence[Sequence[int]]]
-"""From questions to the numbers of the examples for each, the most wanted first."""
+Rank = Callable[[Sequence[str]], Iterable[Sequence[int]]]
+"""From questions to the numbers of the examples for each, the most wanted first; one question at a time."""
 
 
 class Example(NamedTuple):
@@ -158,8 +158,8 @@ def rank_by_bm25(contents: Sequence[str]) -> Rank:
     index = bm25s.BM25()
     index.index([_words(text) or [""] for text in contents], show_progress=False)
 
-    def rank(questions: Sequence[str]) -> list[Sequence[int]]:
-        return [_descending(index.get_scores(_words(text) or [""])) for text in questions]
+    def rank(questions: Sequence[str]) -> Iterator[Sequence[int]]:
+        return (_descending(index.get_scores(_words(text) or [""])) for text in questions)
 
     return rank
 
@@ -168,8 +168,8 @@ def rank_by_similarity(contents: Sequence[str], embedder: Embedder) -> Rank:
     """By the cosine between the embeddings of question and example."""
     vectors = _unit(embedder.embed(contents))
 
-    def rank(questions: Sequence[str]) -> list[Sequence[int]]:
-        return [_descending(row) for row in _unit(embedder.embed(questions)) @ vectors.T]
+    def rank(questions: Sequence[str]) -> Iterator[Sequence[int]]:
+        return (_descending(vectors @ question) for question in _unit(embedder.embed(questions)))
 
     return rank
 

@@ -49,6 +49,11 @@ def write_file(path: Path, data: bytes, *, like: Path) -> None:
     sync_folder(path.parent)
 
 
+def sync_data(descriptor: int) -> None:
+    """Make the content of a file durable; where a system cannot sync that alone, all of it."""
+    getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from lmcli.errors import DataError, LmcliError, NoInputError, StreamError
 from lmcli.records.compression import Codec
-from lmcli.records.durable import keep_mode, read_pieces, write_at
+from lmcli.records.durable import keep_mode, read_pieces, sync_data, write_at
 from lmcli.records.folder import JobFolder
 from lmcli.records.recovery import Commit, Content, Retry, State, add_counts, commit_of, encode, target_pieces
 from lmcli.records.source import reason
@@ -60,7 +60,8 @@ class Journal:
         """Whether nothing was there to be continued."""
         self.is_complete = history.is_complete
         """Whether the output is in place; slots that failed may still be retried."""
-        self._is_in_place = history.is_in_place
+        self.is_in_place = history.is_in_place
+        """Whether the output has its name: no record can be added to it any more."""
         self._failed = history.failed
         self._retries = history.retries
         self._counts = history.counts
@@ -126,7 +127,7 @@ class Journal:
         """
         with self._lock:
             self._check()
-            assert not self._is_in_place, "every record has its slot"
+            assert not self.is_in_place, "every record has its slot"
             live = self._live
             if is_failed:
                 self._failed[live.records] = (live.size, live.size + len(slot))
@@ -156,7 +157,7 @@ class Journal:
                 self._flush()
                 with self._watching():
                     if live.size > done.size:
-                        os.fdatasync(self._part_file)
+                        sync_data(self._part_file)
                     counts = self.counts
                     self._append(b"".join(map(encode, self._lines(done, live))), live)
                 self._counts, self._live = counts, self._committed[0]
@@ -232,7 +233,7 @@ class Journal:
         """Say in the journal that `live` is certain."""
         _, end = self._committed
         write_at(self._journal_file, lines, end)
-        os.fdatasync(self._journal_file)
+        sync_data(self._journal_file)
         self._committed = (live._replace(counts={}), end + len(lines))
 
     def _lines(self, done: State, live: State) -> Iterator[Commit | Retry]:
@@ -262,7 +263,7 @@ class Journal:
         self._folder.place(source)
 
     def _pieces(self) -> Iterator[bytes]:
-        return target_pieces(self._folder.target) if self._is_in_place else read_pieces(self._folder.part)
+        return target_pieces(self._folder.target) if self.is_in_place else read_pieces(self._folder.part)
 
     def _check(self) -> None:
         if self._failure is not None:

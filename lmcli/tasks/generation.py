@@ -101,11 +101,14 @@ def as_typed() -> Iterator[None]:
 
 
 def retry_config(config: GenerationConfig) -> GenerationConfig:
-    """Other settings, for a source whose output looks degenerate."""
+    """Other settings, for a source whose output looks degenerate: stricter rules, and a wider search.
+
+    What is to be sampled is sampled again: votes are counted over samples, not over beams.
+    """
+    beams = 1 if config.do_sample else max(4, config.num_beams, config.num_return_sequences)
     return replace(
         config,
-        do_sample=False,
-        num_beams=max(4, config.num_beams, config.num_return_sequences),
-        no_repeat_ngram_size=3,
-        repetition_penalty=1.2,
+        num_beams=beams,
+        no_repeat_ngram_size=min(config.no_repeat_ngram_size or 3, 3),
+        repetition_penalty=max(config.repetition_penalty, 1.2),
     )

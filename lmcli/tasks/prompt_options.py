@@ -146,7 +146,9 @@ def plan(manifest: Manifest, options: PromptOptions) -> GenerationConfig:
         return replace(
             config,
             min_p=config.min_p if options.min_p is None else options.min_p,
-            frequency_penalty=options.frequency_penalty or config.frequency_penalty,
+            frequency_penalty=(
+                config.frequency_penalty if options.frequency_penalty is None else options.frequency_penalty
+            ),
             stop_strings=options.stop,
             num_return_sequences=options.samples or config.num_return_sequences,
         )

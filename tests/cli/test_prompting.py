@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -324,6 +325,11 @@ def test_similar_examples(cli: Cli, bundle: Path, tmp_path: Path) -> None:
     assert seen[1].index("a dog<") < seen[1].index("a cat<")  # the nearest is the last
 
 
+def test_shown_prompts_are_no_job(cli: Cli, bundle: Path) -> None:
+    ended = cli("prompt", "-m", bundle, "--show-prompt", 1, "-o", "out.txt", "--resume", stdin=b"x\n")
+    assert ended == Ended(2, "", "lmcli: --show-prompt runs no model, so there is nothing to --resume\n")
+
+
 def test_an_embedder_must_be_one(cli: Cli, bundle: Path, moods: Path) -> None:
     options = ["--examples", moods, "--select", "similar", "--embedder", bundle]
     ended = cli("prompt", "-m", bundle, *options, stdin=b"x\n")
@@ -336,7 +342,7 @@ def test_answers_come_token_by_token_on_a_terminal(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("sys.stdin", Stdin(b"say \x1b it\n"))
     assert app.run(["prompt", "-m", str(bundle), "-q"]) == 0
     assert terminal.buffer.getvalue() == b"SAY \\x1b IT\n"
-    assert terminal.num_writes > 3
+    assert terminal.buffer.num_writes > 3
 
 
 def test_a_terminal_shows_in_the_end_what_a_pipe_gets(bundle: Path) -> None:
@@ -347,21 +353,31 @@ def test_a_terminal_shows_in_the_end_what_a_pipe_gets(bundle: Path) -> None:
     assert shown == Ended(0, piped.out.replace("\n", "\r\n"), "")
 
 
+def test_a_terminal_of_another_encoding_gets_the_same_bytes(bundle: Path) -> None:
+    Path("in.txt").write_text("one é\n")
+    argv = ["prompt", "-m", bundle, "-q", "in.txt"]
+    environment = os.environ | {"TERM": "xterm", "PYTHONIOENCODING": "ascii"}
+    assert on_terminal(argv, "stdout", env=environment) == Ended(0, "ONE é\r\n", "")
+
+
 class Screen(io.TextIOWrapper):
     """A terminal that remembers."""
 
-    buffer: io.BytesIO
+    buffer: Pixels
 
     def __init__(self) -> None:
-        super().__init__(io.BytesIO(), encoding="utf-8", write_through=True)
-        self.num_writes = 0
+        super().__init__(Pixels(), encoding="utf-8", write_through=True)
 
     def isatty(self) -> bool:
         return True
 
-    def write(self, text: str) -> int:
+
+class Pixels(io.BytesIO):
+    num_writes = 0
+
+    def write(self, data: Any) -> int:
         self.num_writes += 1
-        return super().write(text)
+        return super().write(data)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,18 @@ def test_one_that_is_there_is_left(cli: Cli, exports: Exports, store: Path) -> N
     assert exports.asked == []
 
 
+def test_what_is_done_is_no_error_to_a_program(
+    cli: Cli, exports: Exports, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMCLI_LOG_FORMAT", "json")
+    said = cli("pull", NAME).err
+    said += cli("pull", NAME, "-q").err + cli("pull", NAME).err
+    messages = [json.loads(line) for line in said.splitlines()]
+    assert {message["level"] for message in messages} == {"info"}
+    assert messages[0]["message"].startswith(f"getting {NAME}")
+    assert messages[-1]["message"] == f"{NAME} is there already"
+
+
 def test_force_makes_it_again(cli: Cli, exports: Exports, store: Path) -> None:
     write_embedder(store / NAME)
     assert cli("pull", NAME, "--force").code == 0

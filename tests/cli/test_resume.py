@@ -218,6 +218,22 @@ def test_records_that_failed_are_retried_when_the_output_is_complete(cli: Cli) -
     assert not STATE.exists()
 
 
+def test_a_complete_output_with_failures_takes_no_more_records(cli: Cli) -> None:
+    job = ["sentiment", "-m", FAIL, "-o", "out.txt", "--resume"]
+    assert cli(*job, stdin=LINES.encode()).code == 1
+    before = OUT.read_bytes()
+    assert cli(*job, stdin=LINES.encode() + b"more\n") == Ended(
+        73,
+        "",
+        "lmcli: the input has more than the 7 records that out.txt was made of, and that is complete but for "
+        "those that failed\n"
+        f"       give it the same input, or delete {STATE.absolute()} to begin anew\n",
+    )
+    assert OUT.read_bytes() == before
+    Path("fixed").touch()
+    assert cli(*job, stdin=LINES.encode()) == Ended(0, "", "")
+
+
 def test_the_log_has_what_fails_still(cli: Cli) -> None:
     Path("in.txt").write_bytes(LINES.encode() + b"\xff\n")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +84,40 @@ def test_a_pickle_is_never_read(store: PrefixStore, tmp_path: Path) -> None:
     (path,) = (tmp_path / "prefixes").iterdir()
     np.savez(path, tokens=np.array([{"a": 1}], object), past=saved.past)
     assert store.find(saved.tokens) is None
+
+
+def test_arrays_of_another_kind_are_no_prefix(store: PrefixStore, tmp_path: Path) -> None:
+    saved = prefix(50)
+    store.save(saved)
+    (path,) = (tmp_path / "prefixes").iterdir()
+    for arrays in (
+        {"tokens": saved.tokens, "past": np.zeros(4)},
+        {"tokens": np.int64(4), "past": saved.past},
+    ):
+        np.savez(path, **arrays)
+        assert store.find(saved.tokens) is None
+
+
+def test_a_full_disk_leaves_nothing(
+    store: PrefixStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(file: Any, **_: Any) -> None:
+        file.write(b"PK")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", fill)
+    store.save(prefix(50))
+    assert list((tmp_path / "prefixes").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_later(store: PrefixStore, tmp_path: Path) -> None:
+    store.save(prefix(50))
+    old, new = tmp_path / "prefixes" / "old.part", tmp_path / "prefixes" / "new.part"
+    for part in (old, new):
+        part.write_bytes(b"PK")
+    os.utime(old, (0, 0))
+    store.save(prefix(50, seed=1))
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:

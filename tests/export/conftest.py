@@ -26,7 +26,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         constants = "huggingface_hub.constants"
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(f"{constants}.ENDPOINT", hub.url)
-        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for module in (constants, "huggingface_hub.file_download"):  # a copy, before 1.0
+            monkeypatch.setattr(f"{module}.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setattr(f"{constants}.HF_HUB_ETAG_TIMEOUT", 0.3)

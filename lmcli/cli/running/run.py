@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import typer
 
-from lmcli.cli.messages import say
+from lmcli.cli.messages import reporter, say
 from lmcli.cli.running.delivery import (
     Delivery,
     can_be_retried,
@@ -17,7 +17,7 @@ from lmcli.cli.running.delivery import (
     target_of,
 )
 from lmcli.cli.running.failures import Failures
-from lmcli.cli.running.inputs import Inputs, find_inputs, reporter, shows_data
+from lmcli.cli.running.inputs import Inputs, find_inputs, shows_data
 from lmcli.cli.running.job import job_identity, output_shape
 from lmcli.cli.running.progress import progress
 from lmcli.cli.running.staging import open_cache, prepare
@@ -77,7 +77,7 @@ def _run(
     field = _input_field(streams, parts)
     if problem := find_problem(parts, inputs.fields(streams, has_text=field is not None)):
         raise refuse(problem)
-    report = reporter(streams)
+    report = reporter(wanted=streams.is_talkative)
     staged = prepare(streams, parts, report, blame)
     summary.stages = [each.facts() for each in staged if isinstance(each.part, Stage)]
     if streams.resume or not streams.force:  # who continues must find the inputs as they were
@@ -104,7 +104,7 @@ def _run(
 
 def _pump(streams: Streams, inputs: Inputs, pipeline: Pipeline, delivery: Delivery, summary: Summary) -> None:
     """Move every record through the pipeline to its slot in the output."""
-    report = reporter(streams)
+    report = reporter(wanted=streams.is_talkative)
     reader = RecordReader(inputs.names, _read_options(streams, inputs, pipeline))
     records = delivery.begin(reader, _write_options(streams, inputs, pipeline))
     summary.resume(delivery.numbers)
