@@ -105,3 +105,8 @@ class ConfigError(LmcliError):
     """A configuration file or an environment variable sets what makes no sense."""
 
     exit_code = 78
+
+
+def reason(error: Exception) -> str:
+    """What to tell of an error of the operating system."""
+    return getattr(error, "strerror", None) or str(error)

@@ -21,7 +21,7 @@ import platformdirs
 
 from lmcli.bundle.catalogue import catalogue
 from lmcli.bundle.manifest import MANIFEST_NAME, FileFacts, Manifest, Task
-from lmcli.errors import REBUILD, BundleError, UsageError
+from lmcli.errors import REBUILD, BundleError, UsageError, reason
 from lmcli.spelling import closest, did_you_mean
 
 DEFAULTS: Mapping[Task, str] = {
@@ -255,7 +255,7 @@ def _read_manifest(path: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         raise foreign(path) from None
     except OSError as error:
-        raise BundleError(f"{where}: {error.strerror}") from error
+        raise BundleError(f"{where}: {reason(error)}") from error
 
 
 _MANIFEST_LIMIT = 16 * 2**20

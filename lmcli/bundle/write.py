@@ -14,7 +14,7 @@ from pathlib import Path
 from lmcli.bundle.catalogue import catalogue
 from lmcli.bundle.manifest import MANIFEST_NAME, FileFacts
 from lmcli.bundle.store import DEFAULTS, check_name, find_bundle, foreign, sha256, shipped
-from lmcli.errors import BundleError, OutputError, UsageError
+from lmcli.errors import BundleError, OutputError, UsageError, reason
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        raise OutputError(f"cannot write {path}: {reason(error)}") from error
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from lmcli.cli.config.context import NO_CONFIG, blamed, configure
 from lmcli.cli.config.keys import variable
 from lmcli.cli.messages import is_json, say, set_log_format
 from lmcli.cli.signals import Stopped
-from lmcli.errors import EXIT_OK, LmcliError, StreamError
+from lmcli.errors import EXIT_OK, LmcliError, StreamError, reason
 
 
 class _ReaderLeft(BaseException):
@@ -119,7 +119,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         if Stopped.exit_code is not None:  # C code that was interrupted raised something else
             return Stopped.exit_code
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):  # Typer prints help
-            say(f"cannot write standard output: {error.strerror}")
+            say(f"cannot write standard output: {reason(error)}")
             return StreamError.exit_code
         trace = traceback.format_exc()
         say("this is a bug in lmcli", excerpt=trace, hint="please report it with the lines above")

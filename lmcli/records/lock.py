@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lmcli.errors import OutputError, TryAgainError
-from lmcli.records.source import reason
+from lmcli.errors import OutputError, TryAgainError, reason
 
 _POLL = 0.1
 

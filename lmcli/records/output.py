@@ -11,10 +11,10 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import IO
 
-from lmcli.errors import OutputError, StreamError
+from lmcli.errors import OutputError, StreamError, reason
 from lmcli.records.compression import codec_of
 from lmcli.records.durable import keep_mode, sync_folder
-from lmcli.records.source import STDIN, reason
+from lmcli.records.source import STDIN
 
 STDOUT = "-"
 _LONGEST_NAME = 200

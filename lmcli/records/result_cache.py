@@ -14,9 +14,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Self
 
-from lmcli.errors import StreamError
+from lmcli.errors import StreamError, reason
 from lmcli.records.result_store import Store, Usage, files_of, is_damage, remove, today
-from lmcli.records.source import reason
 
 _BATCH, _BATCH_BYTES, _BATCH_SECONDS = 1000, 1 << 20, 1.0
 """When new results are written: so many, so large, or some for so long."""

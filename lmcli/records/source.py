@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-from lmcli.errors import DataError, NoInputError, StreamError, UsageError
+from lmcli.errors import DataError, NoInputError, StreamError, UsageError, reason
 from lmcli.records.compression import decompress
 from lmcli.records.split import split
 
@@ -109,11 +109,6 @@ def open_source(name: str, *, count: Callable[[int], None] = lambda _: None) -> 
     """
     with _open(name) as stream:
         yield decompress(_iter_chunks(stream, name, count), name)
-
-
-def reason(error: Exception) -> str:
-    """What to tell of an error of the operating system."""
-    return getattr(error, "strerror", None) or str(error)
 
 
 class _Stream(Protocol):

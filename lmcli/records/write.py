@@ -58,7 +58,7 @@ class SlotEncoder:
         return b"" if header is None else self._joined([header])
 
     def slot(self, record: Record, *, is_first: bool) -> bytes:
-        """The slot of a record, and whether none stands before it."""
+        """The slot of a record, empty if it is dropped. is_first: all slots before it are empty."""
         if record.is_dropped:
             return b""
         if self._table is not None:

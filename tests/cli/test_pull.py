@@ -71,9 +71,8 @@ def test_one_that_is_there_is_left(cli: Cli, exports: Exports, store: Path) -> N
     assert exports.asked == []
 
 
-def test_what_is_done_is_no_error_to_a_program(
-    cli: Cli, exports: Exports, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("exports")
+def test_what_is_done_is_no_error_to_a_program(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMCLI_LOG_FORMAT", "json")
     said = cli("pull", NAME).err
     said += cli("pull", NAME, "-q").err + cli("pull", NAME).err

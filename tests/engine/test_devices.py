@@ -68,10 +68,31 @@ def test_num_cores_is_no_more_than_there_are() -> None:
     ids=["no limit", "whole", "rounded up", "part of one", "empty", "nonsense", "missing"],
 )
 def test_quota_of_the_control_group(tmp_path: Path, content: str | None, cores: int | None) -> None:
-    path = tmp_path / "cpu.max"
     if content is not None:
-        path.write_text(content)
-    assert _quota(path) == cores
+        (tmp_path / "cpu.max").write_text(content)
+    assert _quota(tmp_path, tmp_path / "none") == cores
+
+
+@pytest.mark.parametrize(
+    ("own", "cores"),
+    [
+        ("0::/\n", 8),
+        ("0::/system.slice/job.service\n", 2),
+        ("1:cpu:/x\n0::/system.slice\n", 4),
+        ("0::/system.slice/other.service\n", 4),
+        ("0::/gone\n", 8),
+        ("1:cpu:/system.slice\n", 8),
+        ("", 8),
+    ],
+)
+def test_the_least_quota_above_the_process_counts(tmp_path: Path, own: str, cores: int) -> None:
+    (tmp_path / "root/system.slice/job.service").mkdir(parents=True)
+    (tmp_path / "root/system.slice/other.service").mkdir()
+    (tmp_path / "own").write_text(own)
+    for name, quota in (("", 800), ("system.slice", 400), ("system.slice/job.service", 200)):
+        (tmp_path / "root" / name / "cpu.max").write_text(f"{quota}000 100000\n")
+    (tmp_path / "root/system.slice/other.service/cpu.max").write_text("max 100000\n")
+    assert _quota(tmp_path / "root", tmp_path / "own") == cores
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import typer
 
 from lmcli.cli.commands.models import show_rows
 from lmcli.cli.messages import print_data
-from lmcli.errors import StreamError, UsageError
+from lmcli.errors import StreamError, UsageError, reason
 
 app = typer.Typer(help="Show and clear what runs keep for the next ones.", rich_markup_mode=None)
 
@@ -46,7 +46,7 @@ def clear() -> None:
         try:
             shutil.rmtree(prefixes)
         except OSError as error:
-            raise StreamError(f"cannot remove {prefixes}: {error.strerror}") from error
+            raise StreamError(f"cannot remove {prefixes}: {reason(error)}") from error
         gone.append(prefixes)
     print_data("".join(f"{path}\n" for path in gone))
 

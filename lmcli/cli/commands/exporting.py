@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from lmcli.cli.messages import print_data, reporter
-from lmcli.errors import NoInputError, UsageError
+from lmcli.errors import NoInputError, UsageError, reason
 
 Option = typer.Option
 # As a command, or as transformers calls it.
@@ -146,6 +146,6 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise NoInputError(f"cannot read {path}: {error.strerror}") from error
+        raise NoInputError(f"cannot read {path}: {reason(error)}") from error
     except UnicodeDecodeError as error:
         raise NoInputError(f"{path} is not UTF-8: {error.reason}") from error

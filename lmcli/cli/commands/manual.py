@@ -213,4 +213,4 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise errors.OutputError(f"cannot write {path}: {error.strerror}") from error
+        raise errors.OutputError(f"cannot write {path}: {errors.reason(error)}") from error

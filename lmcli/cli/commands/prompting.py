@@ -11,7 +11,7 @@ from lmcli.cli.commands.few_shot import FewShot
 from lmcli.cli.commands.generation import Generation
 from lmcli.cli.commands.prompt_request import Request
 from lmcli.cli.streams import As, Model, Streams
-from lmcli.errors import UsageError
+from lmcli.errors import UsageError, reason
 
 if TYPE_CHECKING:
     from lmcli.pipeline.stage import Stage
@@ -171,5 +171,5 @@ def _text_or_file(given: str, *, is_file: bool = False) -> str:
             return Path(given).read_text(encoding="utf-8").removesuffix("\n")
     except (OSError, ValueError) as error:  # a text may be too long for a name, or hold a NUL
         if is_file:
-            raise UsageError(f"cannot read {given}: {getattr(error, 'strerror', None) or error}") from error
+            raise UsageError(f"cannot read {given}: {reason(error)}") from error
     return given

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lmcli.errors import ConfigError
+from lmcli.errors import ConfigError, reason
 
 PROJECT_FILE = "./lmcli.toml"
 _NAME = "config.toml"
@@ -111,7 +111,7 @@ def _read(name: str) -> bytes | None:
 
 def _unreadable(name: str, error: OSError) -> ConfigError:
     return ConfigError(
-        f"cannot read {name}: {error.strerror}", hint="`lmcli --no-config COMMAND` does without it"
+        f"cannot read {name}: {reason(error)}", hint="`lmcli --no-config COMMAND` does without it"
     )
 
 

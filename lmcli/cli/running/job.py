@@ -11,10 +11,10 @@ from lmcli.bundle.store import sha256
 from lmcli.cli.running.inputs import Inputs
 from lmcli.cli.running.staging import Staged, versions
 from lmcli.cli.streams import Streams
-from lmcli.errors import NoInputError
+from lmcli.errors import NoInputError, reason
 from lmcli.pipeline.compose import shown
 from lmcli.pipeline.stage import Part, Stage
-from lmcli.records.source import STDIN, reason
+from lmcli.records.source import STDIN
 from lmcli.records.write import OutputFormat
 
 
