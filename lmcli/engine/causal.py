@@ -7,7 +7,7 @@ so that each reads only what the ones before it did not. An output depends on it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,15 +24,13 @@ from lmcli.engine.growing import GrowingRows, begin_together
 from lmcli.engine.prefixes import PrefixStore, common_length
 from lmcli.engine.rows import RowCache
 from lmcli.engine.run import Job, Place, Run, Slots, by_sample, make_search
-from lmcli.engine.search import Hypothesis, Search, Source
+from lmcli.engine.search import Hypothesis, Listen, Search, Source
 from lmcli.engine.session import Session
 from lmcli.engine.tokenizer import Tokenizer
 from lmcli.errors import REBUILD, BundleError, UnavailableError
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-Listener = Callable[[int, int], None]
-"""Hears of each new token as it comes: the number of the source, the token's id."""
 Rows = RowCache | GrowingRows
 
 # More rows than these make a step longer, but hardly more tokens a second.
@@ -52,7 +50,7 @@ class _Work:
     sources: Sequence[Source]
     config: GenerationConfig
     job: Job
-    listen: Listener | None
+    listen: Listen | None
     num_slots: int
     """How many there may be in one run."""
     capacity: int
@@ -110,7 +108,7 @@ class Causal:
         )
 
     def submit(
-        self, sources: Sequence[Source], config: GenerationConfig, *, listen: Listener | None = None
+        self, sources: Sequence[Source], config: GenerationConfig, *, listen: Listen | None = None
     ) -> Job:
         """Start to continue each prompt; the threads see to it while the caller does something else.
 
@@ -129,7 +127,7 @@ class Causal:
         return job
 
     def generate(
-        self, sources: Sequence[Source], config: GenerationConfig, *, listen: Listener | None = None
+        self, sources: Sequence[Source], config: GenerationConfig, *, listen: Listen | None = None
     ) -> list[list[Hypothesis]]:
         """Continue each prompt: its outputs, the best first."""
         return self.submit(sources, config, listen=listen).results()

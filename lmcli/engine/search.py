@@ -7,7 +7,7 @@ that of transformers' `generate`, in float32, so that the same tokens come out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -35,6 +35,10 @@ class Source(NamedTuple):
     """What its decoder starts with. None: as the configuration says."""
     seed: int = 0
     """What its sampling starts from, together with the seed of the configuration."""
+
+
+Listen = Callable[[int, int], None]
+"""Hears of each new token as it comes: the number of the source, the token's id."""
 
 
 class Hypothesis(NamedTuple):

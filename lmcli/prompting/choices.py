@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from lmcli.engine.prefixes import common_length
 from lmcli.engine.tokenizer import Ints
 from lmcli.errors import UsageError
 
@@ -33,7 +34,7 @@ def split_choices(prompt: Ints, continued: Sequence[Ints]) -> tuple[Ints, list[I
     A tokenizer may merge the end of a prompt with what follows, so the prompt alone does not tell where a
     choice begins. continued: the tokens of the prompt with each choice behind it.
     """
-    length = min(_common(prompt, row) for row in continued)
+    length = min(common_length(prompt, row) for row in continued)
     # A choice needs a token of its own, and the model one to start from.
     length = min(length, *(len(row) - 1 for row in continued))
     return prompt[:length], [row[length:] for row in continued]
@@ -56,13 +57,6 @@ def calibrated(shares: Probabilities, content_free: Sequence[Probabilities]) -> 
     least = np.finfo(np.float64).tiny  # a probability may have underflowed
     base = np.maximum(np.mean(content_free, axis=0), least)
     return probabilities(np.log(np.maximum(shares, least)) - np.log(base))
-
-
-def _common(one: Ints, other: Ints) -> int:
-    """How many tokens two rows begin with alike."""
-    size = min(len(one), len(other))
-    differs = np.flatnonzero(one[:size] != other[:size])
-    return int(differs[0]) if len(differs) else size
 
 
 def _first_twice(choices: Sequence[str]) -> str:

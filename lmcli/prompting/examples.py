@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lmcli.errors import DataError, UsageError
-from lmcli.prompting.template import TEXT, Fields, MissingFieldError, as_text, describe, pick
+from lmcli.prompting.template import TEXT, Fields, MissingFieldError, as_text, pick
 from lmcli.records.read import InputFormat, ReadOptions, RecordReader, resolve_format
 from lmcli.records.record import Record, find_value
+from lmcli.spelling import names_known
 
 Select = Literal["first", "random", "balanced", "bm25", "similar"]
 ANSWERS = ("label", "answer", "output")
@@ -184,7 +185,7 @@ def _answer_field(record: Record) -> str:
     for name in ANSWERS:
         if name in values:
             return name
-    raise MissingFieldError(f"no field {' or '.join(map(repr, ANSWERS))}; {describe(values)}")
+    raise MissingFieldError(f"no field {' or '.join(map(repr, ANSWERS))}; {names_known(values)}")
 
 
 def _example(record: Record, names: Sequence[str], answer: str, text_field: str) -> Example:

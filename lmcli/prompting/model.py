@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lmcli.engine.generation import GenerationConfig
-from lmcli.engine.search import Hypothesis, Source
+from lmcli.engine.search import Hypothesis, Listen, Source
 from lmcli.engine.tokenizer import Ints, Tokenizer
-
-Listen = Callable[[int, int], None]
-"""Hears the number of a source and each of its new tokens."""
 
 
 class LanguageModel(Protocol):

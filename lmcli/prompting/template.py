@@ -14,6 +14,7 @@ import orjson
 
 from lmcli.errors import UsageError
 from lmcli.records.record import find_value
+from lmcli.spelling import names_known
 
 TEXT = "text"
 """The field that every record has: its own text."""
@@ -22,7 +23,6 @@ Fields = Mapping[str, str]
 """Values by the name of the field."""
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}\n]*)\}|[{}]")
-_NAMES_SHOWN = 8
 
 
 class MissingFieldError(Exception):
@@ -87,7 +87,7 @@ def pick(names: Iterable[str], values: Mapping[str, Any], *, text: str | None = 
         try:
             value = own[name] if name in own else find_value(values, name)
         except KeyError:
-            raise MissingFieldError(f"no field {name!r}; {describe([*own, *values])}") from None
+            raise MissingFieldError(f"no field {name!r}; {names_known([*own, *values])}") from None
         found[name] = as_text(value)
     return found
 
@@ -95,15 +95,6 @@ def pick(names: Iterable[str], values: Mapping[str, Any], *, text: str | None = 
 def as_text(value: Any) -> str:
     """A string as it is, everything else as JSON."""
     return value if isinstance(value, str) else orjson.dumps(value).decode()
-
-
-def describe(names: Iterable[str]) -> str:
-    """What fields there are."""
-    different = list(dict.fromkeys(names))
-    shown = ", ".join(map(repr, different[:_NAMES_SHOWN]))
-    if not different:
-        return "there are none"
-    return f"there are {shown}{' and others' if len(different) > _NAMES_SHOWN else ''}"
 
 
 def _stray(source: str, piece: re.Match[str]) -> UsageError:

@@ -11,9 +11,9 @@ import orjson
 
 from lmcli.records.encoding import decode
 from lmcli.records.record import Failure, Record, find_value
+from lmcli.spelling import names_known
 
 _BLANKS = b" \t\r\n"
-_NAMES_SHOWN = 8
 
 
 def parse(line: bytes, *, source: str, number: int, field: str | None, adds: tuple[str, ...]) -> Record:
@@ -90,7 +90,7 @@ def text_of(record: Record, original: Mapping[str, Any], field: str) -> Record:
     try:
         text = find_value(original, field)
     except KeyError:
-        return record.failed("missing_field", f"no field {field!r}; {_describe_keys(original)}")
+        return record.failed("missing_field", f"no field {field!r}; {names_known(original)}")
     if not isinstance(text, str):
         return record.failed("not_a_string", f"field {field!r} is {_kind(text)}, not a string")
     return record.with_text(text)
@@ -131,14 +131,6 @@ def _error(record: Record) -> dict[str, Any]:
         "source": record.source,
         "line": record.line,
     }
-
-
-def _describe_keys(original: Mapping[str, Any]) -> str:
-    keys = list(original)
-    if not keys:
-        return "the object is empty"
-    shown = ", ".join(map(repr, keys[:_NAMES_SHOWN]))
-    return f"there are {shown}{' and others' if len(keys) > _NAMES_SHOWN else ''}"
 
 
 def _kind(value: Any) -> str:

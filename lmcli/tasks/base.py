@@ -77,7 +77,7 @@ def annotate(
     for window in iter_windows(records, max_records=max_records, max_chars=max_chars, ramp=_RAMP):
         if window:
             texts: dict[str, Record] = {}
-            for record in filter(_has_text, window):
+            for record in filter(has_text, window):
                 texts.setdefault(record.text, record)
             pending.append((window, start(texts)))
         # While one window is finished here, the next keeps the engine's threads busy; when nothing more
@@ -114,6 +114,6 @@ class _Finish(Generic[T]):
                 yield record.with_result(fields, counts)
 
 
-def _has_text(record: Record) -> bool:
+def has_text(record: Record) -> bool:
     """Blank lines keep their slot and never reach a model."""
     return record.is_open and bool(record.text.strip())

@@ -16,7 +16,7 @@ import orjson
 from lmcli.errors import UsageError
 from lmcli.records.record import Record
 from lmcli.spelling import closest
-from lmcli.tasks.base import annotate
+from lmcli.tasks.base import annotate, has_text
 from lmcli.tasks.counts import read_counts
 from lmcli.tasks.styles import STYLES, Style
 
@@ -134,7 +134,7 @@ class RehearsalTask:
             counts=lambda num_words: read_counts(self._field, num_words),
         )
         for record in annotated:
-            if self._rehearsal.ms and _has_work(record):
+            if self._rehearsal.ms and has_text(record):
                 time.sleep(self._rehearsal.ms / 1000)
             yield record
 
@@ -151,17 +151,13 @@ class RehearsalTask:
 
     def _failed_if_meant_to(self, record: Record) -> Record:
         rehearsal = self._rehearsal
-        if not _has_work(record) or not rehearsal.fails(record):
+        if not has_text(record) or not rehearsal.fails(record):
             return record
         return record.failed("rehearsal", f"the rehearsal fails every {rehearsal.every} lines")
 
 
 def _num_words(text: str) -> int:
     return sum(1 for _ in _WORD.finditer(text))  # no list: a text may have millions
-
-
-def _has_work(record: Record) -> bool:
-    return record.is_open and bool(record.text.strip())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,8 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from lmcli.bundle.manifest import CausalFacts, Manifest
 from lmcli.engine.generation import GenerationConfig
-from lmcli.engine.search import Hypothesis, Source
+from lmcli.engine.search import Hypothesis, Listen, Source
 from lmcli.engine.tokenizer import Ints, Tokenizer
-from lmcli.prompting.model import Listen
 from tests.tiny_causal import BEGIN, END, START
 
 SPECIAL = (BEGIN, END, START, "<unk>")

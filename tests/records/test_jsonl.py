@@ -62,7 +62,7 @@ def test_a_blank_line_is_an_empty_record(line: bytes) -> None:
             "no field 'text'; there are '0', '1', '2', '3', '4', '5', '6', '7' and others",
             id="missing among many",
         ),
-        pytest.param(b"{}", "missing_field", "no field 'text'; the object is empty", id="missing in none"),
+        pytest.param(b"{}", "missing_field", "no field 'text'; there are none", id="missing in none"),
         pytest.param(b'{"text":null}', "not_a_string", "field 'text' is null, not a string", id="null field"),
         pytest.param(
             b'{"text":true}',
