@@ -48,6 +48,8 @@ ONLY = {
     "onnx": {"export"},
     "safetensors": {"export"},
     "huggingface_hub": {"export"},
+    "requests": {"export"},
+    "httpx": {"export"},
     "sentencepiece": {"export"},
     "tokenizers": {"engine", "export"},
     "minijinja": {"prompting"},
@@ -98,6 +100,12 @@ def test_heavy_packages_stay_in_their_layer(path: Path) -> None:
     layer = layer_of(path)
     outside = {name.partition(".")[0] for name in imports(path)} - sys.stdlib_module_names
     assert {name for name in outside & ONLY.keys() if layer not in ONLY[name]} == set()
+
+
+def test_what_typer_keeps_to_itself_is_used_in_few_places() -> None:
+    """They are to be read again when its upper bound in pyproject.toml is raised."""
+    users = {path.relative_to(PACKAGE).as_posix() for path in MODULES if "typer._click" in path.read_text()}
+    assert users == {"cli/app.py", "cli/commands/completion.py", "cli/config/context.py"}
 
 
 def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
