@@ -2,11 +2,13 @@
 
 import gc
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import NoReturn
 
 from lmcli.cli.signals import Stopped, let_signals_kill, stop_on_signals
+from lmcli.errors import EXIT_INTERRUPTED
 
 
 def main() -> int:
@@ -37,6 +39,9 @@ def enter() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # closed, or told already
             stream.flush()
+    if code == EXIT_INTERRUPTED:  # a shell ends its loop only if the signal has killed
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     os._exit(code)
 
 

@@ -1,5 +1,6 @@
 """What a command imports: nothing heavy to show help, nothing of an export to run a model."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,19 @@ def test_a_run_imports_what_it_needs_and_nothing_of_an_export(task: str, more: s
     imported = imported_by(task, stdin="A fine day in Rome.\n")
     assert imported & EXPORT == set()
     assert imported & HEAVY == ENGINE | {"msgspec"} | more
+
+
+def test_a_run_leaves_nothing_at_home(tmp_path: Path) -> None:
+    """ONNX Runtime would keep an id of the machine there, and send it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "lmcli", "sentiment", "-m", "sentiment-en"],
+        input="A good day.\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment | {"HOME": str(tmp_path)},
+        check=True,
+    )
+    assert (done.stdout.startswith("POSITIVE"), done.stderr) == (True, "")
+    assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Annotated, Any, NoReturn
 
@@ -103,10 +104,12 @@ def run(argv: Sequence[str] | None = None) -> int:
     except SystemExit as done:  # how completion leaves
         return done.code if isinstance(done.code, int) else EXIT_OK
     except ClickException as error:
+        error.message = error.message.replace("Value error, ", "")
         if is_json():
             say(error.format_message(), hint="--help shows what there is")
-        else:
-            error.show()
+        elif sys.stderr is not None:
+            with suppress(OSError):
+                error.show()
         return error.exit_code
     except LmcliError as error:
         say(error.message, hint=error.hint, excerpt=error.excerpt)

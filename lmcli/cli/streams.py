@@ -78,9 +78,9 @@ class Streams:
         float | None, Option(min=0.001, metavar="N", help="Stop after N seconds, with exit code 75.")
     ] = None
     cache: Annotated[bool, Option("--cache", help="Keep results for later runs, and use those kept.")] = False
-    cache_size: Annotated[int, Option(min=1, metavar="MB", help="What --cache may keep, in megabytes.")] = (
-        1000
-    )
+    cache_size: Annotated[
+        int, Option(min=1, max=1_000_000, metavar="MB", help="What --cache may keep, in megabytes.")
+    ] = 1000
     errors: Annotated[
         str | None, Option(metavar="FILE", help="Log failed records to FILE as JSON Lines.")
     ] = None

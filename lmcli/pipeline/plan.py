@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lmcli.pipeline.compose import text_fields
 from lmcli.pipeline.stage import Part, Stage
 from lmcli.spelling import did_you_mean
 
@@ -30,7 +31,12 @@ def find_problem(parts: Sequence[Part], known: Sequence[str] | None) -> Problem 
     used: list[str] = []
     given = None if known is None else list(known)
     writer: Stage | None = None
-    for index, part in enumerate(parts):
+    for index, (part, text_field) in enumerate(zip(parts, text_fields(parts), strict=True)):
+        if text_field is not None and part.reads is None and text_field not in {*added, *(given or ())}:
+            hint = f"select it as well, or name another one: {part.command} field=NAME"
+            return Problem(
+                index, f"{part.command} reads {text_field!r}, which is not selected", hint, text_field
+            )
         for name in _reads(part):
             if problem := _missing_part(index, name, added):
                 return problem

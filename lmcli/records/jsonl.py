@@ -37,10 +37,16 @@ def parse(line: bytes, *, source: str, number: int, field: str | None, adds: tup
     return Record(text, source, number, failure=failure)
 
 
-def carry(record: Record) -> bytes:
-    """The record's original object with its fields, or its failure, appended."""
+_EMPTY: Mapping[str, Any] = {}
+
+
+def carry(record: Record, blank: Mapping[str, Any] = _EMPTY) -> bytes:
+    """The record's original object with its fields, or its failure, appended.
+
+    blank: the object of a blank line.
+    """
     if record.raw is None:
-        return encode(record, {})
+        return encode(record, blank if record.failure is None else {})
     added = dict(record.fields)
     if record.failure is not None:
         original = orjson.loads(record.raw)

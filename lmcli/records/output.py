@@ -7,7 +7,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedWriter, RawIOBase
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +18,10 @@ from lmcli.records.source import STDIN
 
 STDOUT = "-"
 _LONGEST_NAME = 200
-"""Of an output, in the name of a temporary file: file systems allow 255 bytes."""
+"""In bytes, of an output in the name of a temporary file: file systems allow 255."""
+_LARGEST = 1 << 24
+"""Of the bytes of a record that is written whole or not at all, also where a signal interrupts the run: what
+does not fit into a buffer is written in parts. Memory is taken only for what is in it."""
 _STDOUT = (None, STDOUT, "/dev/stdout")
 
 
@@ -28,7 +31,7 @@ class Output:
     A failed write raises StreamError, or BrokenPipeError once the reader has left.
     """
 
-    def __init__(self, stream: IO[bytes], name: str, *, is_live: bool = True) -> None:
+    def __init__(self, stream: IO[bytes] | BufferedWriter, name: str, *, is_live: bool = True) -> None:
         codec = codec_of(name)
         self._stream = stream
         self._writer: IO[bytes] | BufferedIOBase = codec.open_writer(stream) if codec else stream
@@ -93,7 +96,7 @@ def is_stdout(path: str | None) -> bool:
     return path in _STDOUT
 
 
-def create(path: Path, mode: str, *, shown: str) -> IO[bytes]:
+def create(path: Path, mode: str, *, shown: str, buffering: int = -1) -> IO[bytes]:
     """Open a file for writing; OutputError, with the name `shown`, if that cannot be.
 
     What `/dev/stderr` and the like lead to is open already, and keeps its content.
@@ -101,7 +104,7 @@ def create(path: Path, mode: str, *, shown: str) -> IO[bytes]:
     if _is_open_already(str(path)):
         mode = mode.replace("w", "a")
     try:
-        return path.open(mode)
+        return path.open(mode, buffering)
     except (OSError, ValueError) as error:
         raise OutputError(f"cannot create {shown}: {reason(error)}") from error
 
@@ -131,18 +134,28 @@ def check_is_no_input(path: str | None, inputs: Sequence[str]) -> None:
 def _open_stdout() -> Iterator[Output]:
     if sys.stdout is None:
         raise StreamError("cannot write standard output: it is closed")
-    output = Output(sys.stdout.buffer, "standard output")
+    stream: IO[bytes] | BufferedWriter = sys.stdout.buffer
+    # With PYTHONUNBUFFERED it is raw itself.
+    raw = stream if isinstance(stream, RawIOBase) else getattr(stream, "raw", None)
+    if isinstance(raw, RawIOBase):
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        stream = BufferedWriter(raw, _LARGEST)
+    output = Output(stream, "standard output")
     try:
         with _finishing(output):
             yield output
     finally:
         if output.has_failed:
             _abandon_stdout()
+        if isinstance(stream, BufferedWriter) and stream is not sys.stdout.buffer:
+            with suppress(OSError, ValueError):  # told already
+                stream.detach()
 
 
 @contextmanager
 def _open_directly(path: str) -> Iterator[Output]:
-    stream = create(Path(path), "wb", shown=path)
+    stream = create(Path(path), "wb", shown=path, buffering=_LARGEST)
     try:
         with _finishing(Output(stream, path)) as output:
             yield output
@@ -192,24 +205,31 @@ def sweep(target: Path) -> None:
 
 
 def _prefix(target: Path) -> str:
-    return f".{target.name[:_LONGEST_NAME]}.lmcli-"
+    name = os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME])
+    return f".{name}.lmcli-"
 
 
 def is_file(path: str) -> bool:
     """Whether a new file may take the place of what is there: nothing, or a regular file.
 
-    Raises OutputError for a directory and for a file that is write-protected.
+    Raises OutputError like `check_is_writable`.
     """
     if is_stdout(path):
         return False
+    check_is_writable(path)
     status = _status(path)
-    if status is None:
-        return True
-    if stat.S_ISDIR(status.st_mode):
+    return status is None or (stat.S_ISREG(status.st_mode) and not _is_open_already(path))
+
+
+def check_is_writable(path: str) -> None:
+    """Raise OutputError for what cannot be the name of a file, a directory, and a write-protected file."""
+    if not path:
+        raise OutputError("the name of the output is empty")
+    status = _status(path)
+    if path.endswith("/") or (status is not None and stat.S_ISDIR(status.st_mode)):
         raise OutputError(f"cannot write {path}: it is a directory")
-    if not os.access(path, os.W_OK):
+    if status is not None and not os.access(path, os.W_OK):
         raise OutputError(f"cannot write {path}: it is write-protected")
-    return stat.S_ISREG(status.st_mode) and not _is_open_already(path)
 
 
 def _is_open_already(path: str) -> bool:
@@ -223,6 +243,12 @@ def _abandon_stdout() -> None:
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, sys.stdout.fileno())
         os.close(devnull)
+
+
+def is_pipe(stream: IO[str] | None) -> bool:
+    """Whether another program reads what is written."""
+    status = _status_of_stream(stream)
+    return status is not None and (stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode))
 
 
 def _status(path: str | Path | None) -> os.stat_result | None:

@@ -175,7 +175,10 @@ def _row_record(
         return Record(text, source, row.line, raw=row.raw, parse=parse)
     record = Record(decode(row.raw)[0], source, row.line, failure=row.failure)
     if row.failure is None:
-        record = record.failed("ragged_row", f"{len(cells)} cells where the header has {width}")
+        record = record.failed(
+            "ragged_row",
+            f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'} where the header has {width}",
+        )
     return record
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from lmcli.errors import DataError, NoInputError, StreamError, UsageError, reason
 from lmcli.records.compression import decompress
-from lmcli.records.split import split
+from lmcli.records.split import iter_pieces, split
 
 STDIN = "-"
 CHUNK = 1 << 16
@@ -24,8 +24,11 @@ CHUNK = 1 << 16
 def files_from(path: str, *, nul: bool = False) -> list[str]:
     """The input names listed in a file (or `-`), one a line or each ended by NUL."""
     with open_source(path) as chunks:
-        pieces = split(chunks, "nul" if nul else "line")
-        names = [os.fsdecode(name) for _, name in pieces]
+        if nul:  # a name may hold line endings
+            found = [name.removesuffix(b"\0") for name in iter_pieces(chunks, b"\0")]
+        else:
+            found = [line for _, line in split(chunks, "line")]
+    names = [os.fsdecode(name) for name in found]
     if "" in names:
         raise DataError(f"{path}: name {names.index('') + 1} of the list is empty")
     if path == STDIN and STDIN in names:

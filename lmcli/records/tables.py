@@ -52,8 +52,8 @@ def parse_cells(raw: bytes, table_format: TableFormat) -> list[str]:
     text = raw.decode()
     if table_format == "tsv":
         return text.split("\t")
-    rows = list(csv.reader([text]))
-    return rows[0] if rows else [""]  # no text: the empty cell of a table of one column
+    # No text is the empty cell of a table of one column.
+    return next(csv.reader([text]), []) or [""]
 
 
 def format_cells(cells: Sequence[str], table_format: TableFormat) -> bytes:

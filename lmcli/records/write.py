@@ -29,6 +29,8 @@ class WriteOptions:
     """What a table shows of the fields: keys or dotted paths, which are also the column names."""
     prose: Literal["para", "doc"] | None = None
     """Text output keeps its line breaks: a blank line between paragraphs, documents one after another."""
+    text_field: str | None = None
+    """What holds the text in an object that is made of a blank line."""
     only_fields: bool = False
     """Good records have nothing but their fields: the original is not carried through."""
     for_terminal: bool = False
@@ -83,7 +85,7 @@ class SlotEncoder:
     def _encode_prose(self, record: Record, *, is_first: bool) -> Iterable[bytes]:
         text = "\n".join(self._options.lines(record)) if record.failure is None else ""
         between = [b""] if self._options.prose == "para" and not is_first else []
-        return [*between, text.removesuffix("\n").encode()]
+        return [*between, text.encode()]
 
 
 class _Table:
@@ -113,7 +115,8 @@ class _Table:
         if self._only_columns:
             return format_cells(new, self._format)
         if self._header is None:
-            return format_cells([record.first_text if is_good else "", *new], self._format)
+            text = record.first_text if is_good or self._from == "text" else ""
+            return format_cells([text, *new], self._format)
         if record.raw is None:
             return format_cells([*[""] * len(self._header.names), *new], self._format)
         return self._row(record.raw, new)
@@ -128,7 +131,8 @@ class _Table:
 def _object_encoder(options: WriteOptions, header: Header | None) -> Callable[[Record], bytes]:
     input_format = options.input_format
     if input_format == "jsonl":
-        return jsonl.carry
+        blank = {options.text_field: ""} if options.text_field is not None and not options.only_fields else {}
+        return lambda record: jsonl.carry(record, blank)
     if input_format == "text" and options.only_fields:
         return lambda record: jsonl.encode(
             record, {} if record.failure is None else {"text": record.first_text}
@@ -141,7 +145,9 @@ def _object_encoder(options: WriteOptions, header: Header | None) -> Callable[[R
 
     def encode_row(record: Record) -> bytes:
         if record.raw is None:
-            return jsonl.encode(record, {})
+            # A blank row is one of empty cells, a broken one is whole in its error.
+            is_blank = record.failure is None and not options.only_fields
+            return jsonl.encode(record, dict.fromkeys(names, "") if is_blank else {})
         return jsonl.encode(record, dict(zip(names, parse_cells(record.raw, input_format), strict=True)))
 
     return encode_row

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence, Set
 from functools import lru_cache
 
@@ -33,10 +34,11 @@ def repeats_itself(source: Words, output: Words) -> bool:
 
     - one to four words at least four times in a row,
     - one to four letters of a word at least six times in a row,
-    - less than half of all trigrams different, in an output of at least 24 words.
+    - less than half of all trigrams different, in an output of at least 24 words;
+    - the same twelve words three times.
 
     A source that repeats itself may have an output that does: it takes twice the repetitions of the source,
-    and half of its share of trigrams.
+    half of its share of trigrams, and a phrase more often than any is in the source.
     """
     run = _longest_run(output)
     # In "Hahaha" it is the letters that repeat, and in another script they may be words.
@@ -44,7 +46,10 @@ def repeats_itself(source: Words, output: Words) -> bool:
         return True
     if _SIX_TIMES.search(" ".join(output)) and not _THREE_TIMES.search(" ".join(source)):
         return True
-    return _variety(output) < 0.5 * _variety(source)
+    if _variety(output) < 0.5 * _variety(source):
+        return True
+    phrases = _most_frequent_phrase(output)
+    return phrases >= 3 and phrases > _most_frequent_phrase(source)
 
 
 def copies(source: Words, output: Words) -> bool:
@@ -93,6 +98,13 @@ def _variety(words: Words) -> float:
         return 1.0
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     return len(set(trigrams)) / len(trigrams)
+
+
+def _most_frequent_phrase(words: Words) -> int:
+    """How often the same twelve words come at most; of words without spaces the same 24 characters."""
+    size = 24 if 2 * _size(words) <= 1.5 * len(words) else 12
+    phrases = Counter(zip(*(words[start:] for start in range(size)), strict=False))
+    return max(phrases.values(), default=0)
 
 
 def _size(words: Words) -> float:

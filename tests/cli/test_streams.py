@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_a_reader_that_left_early_is_no_error(words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    ("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
 def test_a_signal_stops_a_run_that_waits(moods: Path, number: int, code: int) -> None:
     with start("sentiment", "-m", moods) as process:
@@ -66,10 +67,59 @@ def test_a_signal_stops_a_busy_run_between_two_lines(moods: Path, number: int) -
         process.send_signal(number)
         out, err = process.communicate(timeout=TIMEOUT)
         lines.kill()
-    assert process.returncode == 128 + number
+    assert process.returncode == {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 143}[signal.Signals(number)]
     assert time.monotonic() - sent < 2
     assert set(first) | set(out.splitlines(keepends=True)) == {GOOD.encode()}
     assert err == b""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_large_record_is_written_whole_or_not_at_all(unbuffered: str) -> None:
+    """A pipe takes 64 KB at a time; the signal comes while more than that is under way."""
+    whole = run("translate", "-m", "test:grow?times=30000", stdin=b"Line 1\n").out.encode()
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with start("translate", "-m", "test:grow?times=30000", env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"Line 1\n")
+        process.stdin.close()
+        found = process.stdout.read(1 << 16)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        found += process.stdout.read()
+        assert process.wait(TIMEOUT) in (0, 143)
+    assert len(whole) > 3 << 16
+    assert found == whole
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_told_of_whatever_the_buffers(unbuffered: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("wb") as full:
+        process = start("translate", "-m", "test:echo", stdout=full, env=environment)
+        _, err = process.communicate(b"x" * 100_000, timeout=TIMEOUT)
+    assert (process.returncode, b"No space left on device" in err) == (74, True)
+
+
+def test_an_interrupt_ends_the_loop_of_a_shell() -> None:
+    """It does where the signal has killed the command, not where that only says so."""
+    script = "for i in 1 2; do echo begin; lmcli 'test:slow?ms=60000' ; done"
+    with subprocess.Popen(
+        ["bash", "-c", script.replace("lmcli", f"{sys.executable} -m lmcli sentiment -q -m")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as shell_process:
+        assert shell_process.stdin is not None
+        assert shell_process.stdout is not None
+        shell_process.stdin.write(b"a\n" * 9)
+        shell_process.stdin.flush()
+        assert shell_process.stdout.readline() == b"begin\n"
+        time.sleep(1.5)
+        os.killpg(shell_process.pid, signal.SIGINT)
+        assert shell_process.wait(TIMEOUT) == -signal.SIGINT
+        assert shell_process.stdout.read() == b""
 
 
 def _wait_for_file(folder: Path) -> None:
@@ -82,7 +132,7 @@ def _wait_for_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)], ids=["SIGTERM", "SIGINT"]
 )
 def test_a_killed_run_leaves_the_old_output(moods: Path, work: Path, number: int, code: int) -> None:
     Path("out").write_text("old")

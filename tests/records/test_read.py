@@ -72,7 +72,7 @@ def test_a_table() -> None:
     assert list(reader) == [
         Record("x\ny", "a.csv", 2, raw=b'1,"x\ny"'),
         Record("", "a.csv", 4),
-        Record("2", "a.csv", 5, failure=Failure("ragged_row", "1 cells where the header has 2")),
+        Record("2", "a.csv", 5, failure=Failure("ragged_row", "1 cell where the header has 2")),
         Record(
             '3,"z"q',
             "a.csv",

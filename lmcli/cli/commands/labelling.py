@@ -70,7 +70,7 @@ def ner(
     Text output marks them, `[Marie Curie](PER)`. JSONL and tables, written in the format they came in,
     keep every original field and add `entities` with label, text, character offsets and score.
 
-    Example: lmcli ner --style spans notes.txt | awk -F'\t' '$5 == "PER" {print $7}'
+    Example: lmcli ner --style spans notes.txt | cut -f 5,7
     """
     from lmcli.bundle.load import load_encoder
     from lmcli.cli.running.inputs import colors_data

@@ -1,6 +1,5 @@
 """`Request`: what the command `prompt` asks for, as a stage that answers records or shows prompts."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
@@ -204,6 +203,7 @@ def _text_field(options: "PromptOptions") -> str | None:
 def _live_output(streams: Streams) -> Callable[[str], None] | None:
     """Shows pieces of an answer on a terminal, as the whole answer would be shown there."""
     from lmcli.cli.running.inputs import shows_data
+    from lmcli.records.output import open_output
     from lmcli.records.read import resolve_format
     from lmcli.records.terminal import escape_controls
 
@@ -217,7 +217,7 @@ def _live_output(streams: Streams) -> Callable[[str], None] | None:
 
     def show(piece: str) -> None:
         shown = escape_controls(piece if streams.by == "doc" else piece.replace("\n", r"\n"))
-        sys.stdout.buffer.write(shown.encode(errors="backslashreplace"))
-        sys.stdout.buffer.flush()
+        with open_output(None) as output:
+            output.write(shown.encode(errors="backslashreplace"))
 
     return show

@@ -11,6 +11,7 @@ from lmcli.cli.messages import wants_color
 from lmcli.cli.streams import Streams
 from lmcli.errors import UsageError
 from lmcli.records.compression import is_compressed
+from lmcli.records.output import is_pipe
 from lmcli.records.read import InputFormat, column_names, resolve_format
 from lmcli.records.source import STDIN, check_inputs, files_from, glance
 from lmcli.records.split import split
@@ -102,6 +103,11 @@ def _check_options(streams: Streams, input_format: InputFormat) -> None:
 def shows_data(streams: Streams) -> bool:
     """Whether a person sees the data itself on a terminal."""
     return streams.output in (None, STDIN) and sys.stdout is not None and sys.stdout.isatty()
+
+
+def may_show_data(streams: Streams) -> bool:
+    """Whether a person may see the data on a terminal: what reads a pipe mostly writes to one."""
+    return shows_data(streams) or (streams.output in (None, STDIN) and is_pipe(sys.stdout))
 
 
 def colors_data(streams: Streams, choice: str) -> bool:

@@ -17,7 +17,7 @@ from lmcli.cli.running.delivery import (
     target_of,
 )
 from lmcli.cli.running.failures import Failures
-from lmcli.cli.running.inputs import Inputs, find_inputs, shows_data
+from lmcli.cli.running.inputs import Inputs, find_inputs, may_show_data, shows_data
 from lmcli.cli.running.job import job_identity, output_shape
 from lmcli.cli.running.progress import progress
 from lmcli.cli.running.staging import open_cache, prepare
@@ -113,7 +113,7 @@ def _pump(streams: Streams, inputs: Inputs, pipeline: Pipeline, delivery: Delive
     with (
         Failures(streams, inputs.all) as failures,
         progress(
-            wanted=not streams.quiet and not shows_data(streams) and streams.log_format == "text",
+            wanted=not streams.quiet and not may_show_data(streams) and streams.log_format == "text",
             total=reader.estimate,
             done=delivery.numbers.get("records", 0),
         ) as advance,
@@ -165,13 +165,15 @@ def _read_options(streams: Streams, inputs: Inputs, pipeline: Pipeline) -> ReadO
 
 def _write_options(streams: Streams, inputs: Inputs, pipeline: Pipeline) -> WriteOptions:
     output_format, prose = output_shape(streams, inputs, pipeline.parts)
-    is_styled = isinstance(pipeline.shown, Stage) and pipeline.shown.is_styled and output_format == "text"
+    has_style = isinstance(pipeline.shown, Stage) and pipeline.shown.is_styled
+    is_styled = has_style and output_format in ("text", "nul")
     return WriteOptions(
         format=output_format,
         input_format=inputs.format,
         lines=pipeline.lines,
         columns=pipeline.columns,
         prose=prose,
+        text_field=_input_field(streams, pipeline.parts),
         only_fields=pipeline.only_fields,
         for_terminal=shows_data(streams) and not is_styled,
     )

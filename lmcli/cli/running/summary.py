@@ -28,7 +28,14 @@ from lmcli.errors import (
 )
 from lmcli.pipeline.stage import Part
 from lmcli.records.lock import LockedError
-from lmcli.records.output import STDOUT, check_is_no_input, is_same_file, is_stdout, open_output
+from lmcli.records.output import (
+    STDOUT,
+    check_is_no_input,
+    check_is_writable,
+    is_same_file,
+    is_stdout,
+    open_output,
+)
 from lmcli.records.record import Record
 from lmcli.records.source import STDIN
 from lmcli.tasks.counts import summary as stage_summary
@@ -84,6 +91,8 @@ class Summary:
             return
         if is_stdout(path) and is_stdout(self._streams.output):
             raise OutputError(f"{path} cannot be both the output and the summary")
+        if not is_stdout(path):
+            check_is_writable(path)
         if not Path(path).absolute().parent.is_dir():
             raise OutputError(f"cannot create {path}: there is no such directory")
         check_is_no_input(path, inputs)
