@@ -22,7 +22,9 @@ CONTENT_FREE = ("N/A", "[MASK]", "")
 
 def check_choices(choices: Sequence[str]) -> None:
     """Raise UsageError unless there are at least two, all different and none empty."""
-    if len(choices) < 2 or "" in choices:
+    if "" in choices:
+        raise UsageError("--choices has an empty answer", hint="--choices positive,negative")
+    if len(choices) < 2:
         raise UsageError("--choices needs two answers or more", hint="--choices positive,negative")
     if len(set(choices)) < len(choices):
         raise UsageError(f"--choices has {_first_twice(choices)!r} twice")

@@ -29,7 +29,7 @@ def fit(
 ) -> list[Fitted | Failure]:
     """The prompt of each dialogue with `room` for new tokens, or why there is none.
 
-    With `drop` examples are left out, the first ones first; when none is left, `least_room` is enough.
+    Without examples `least_room` is enough. With `drop` they are left out, the first ones first.
     """
     found: list[Fitted | Failure] = [Failure("", "")] * len(dialogues)
     open_ = [(number, dialogue, 0) for number, dialogue in enumerate(dialogues)]
@@ -38,14 +38,17 @@ def fit(
         again = []
         for (number, dialogue, num_dropped), prompt in zip(open_, prompts, strict=True):
             can_drop = drop and bool(dialogue.shots)
+            needed = room if dialogue.shots else least_room
             if isinstance(prompt, Failure):
                 found[number] = prompt
-            elif len(prompt.input_ids) + (room if can_drop else least_room) <= context_length:
+            elif not len(prompt.input_ids):
+                found[number] = Failure("tokenizer", "the prompt has no tokens")
+            elif len(prompt.input_ids) + needed <= context_length:
                 found[number] = Fitted(prompt, dialogue, num_dropped)
             elif can_drop:
                 again.append((number, dialogue._replace(shots=dialogue.shots[1:]), num_dropped + 1))
             else:
-                found[number] = _too_long(prompt, context_length - least_room)
+                found[number] = _too_long(prompt, context_length - needed)
         open_ = again
     return found
 

@@ -73,18 +73,19 @@ def read_strategy(name: str) -> Strategy:
         raise UsageError(f"there is no strategy {name!r}", hint=f"there are {', '.join(names)}, or FILE.toml")
     path = _SHIPPED / f"{name}.toml" if name in names else Path(name)
     try:
-        return _strategy(msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File), name)
+        return _strategy(msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), _File), name)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError, re.error) as error:
         raise UsageError(f"{name}: not a strategy: {reason(error)}") from error
 
 
 def extract(pattern: re.Pattern[str], text: str) -> str | None:
-    """The answer in a text: the first group of the last match, or all of it."""
+    """The answer in a text: the first group that the last match has, or all of it; None: there is none."""
     matches = list(pattern.finditer(text))
     if not matches:
         return None
     last = matches[-1]
-    return (last[1] or "" if pattern.groups else last[0]).strip()
+    found = next((group for group in last.groups() if group is not None), None) if pattern.groups else last[0]
+    return None if found is None else found.strip()
 
 
 class _Answer(msgspec.Struct, forbid_unknown_fields=True):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
+from itertools import compress
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,7 +20,7 @@ from lmcli.prompting.examples import Shots, normalized
 from lmcli.prompting.model import LanguageModel
 from lmcli.prompting.strategy import QUESTION, Stepwise, extract
 from lmcli.prompting.template import Fields, MissingFieldError, pick
-from lmcli.records.record import Failure, Record
+from lmcli.records.record import Failure, Record, find_value
 from lmcli.records.windows import iter_windows
 from lmcli.tasks.counts import own_counts
 from lmcli.tasks.generation import GenerationOptions
@@ -104,7 +106,15 @@ class Prompt:
         )
         how = options.normalize or "sum"
         self._chooser = (
-            Chooser(model, frame, options.choices, how=how, calibrate=options.calibrate, drop=drop)
+            Chooser(
+                model,
+                frame,
+                options.choices,
+                how=how,
+                calibrate=options.calibrate,
+                drop=drop,
+                start=config.eos_token_ids[:1],
+            )
             if options.choices
             else None
         )
@@ -143,7 +153,10 @@ class Prompt:
             prompts = "prompt" if num_dropped == 1 else "prompts"
             name = f"{self._options.as_field}_dropped"
             lines.append(f"{num_dropped} {prompts} lost examples, to fit (see {name} in JSONL output)")
-        return [*lines, *([Tally(count).line()] if self._options.gold else [])]
+        if self._options.gold is not None:
+            field = self._options.as_field
+            lines.append(("" if field == PromptOptions.as_field else f"{field}: ") + Tally(count).line())
+        return lines
 
     def _window(self, window: Sequence[Record]) -> Iterator[Record]:
         picked = [self._pick(record) for record in window]
@@ -197,7 +210,7 @@ class Prompt:
         if self._options.gold is not None:
             gold = _gold(record, self._options.gold)
             assert isinstance(gold, str), "a record without it was not asked"
-            counts |= marks(gold, result.texts[0])
+            counts |= marks(gold, result.texts[0]) if gold.strip() else {}
         return {f"{self._options.as_field}.{name}": int(count) for name, count in counts.items() if count}
 
     def _answers(self, questions: Sequence[Fields], stream: Stream | None) -> list[Answer | Failure]:
@@ -228,7 +241,8 @@ class Prompt:
         if self._options.samples is not None:
             votes = _votes([answer for answer in answers if answer is not None])
             best = next(iter(votes), None)
-            flags = {flag for each in written.flags for flag in each}
+            same = [answer is None if best is None else _is_same(answer, best) for answer in answers]
+            flags = {flag for each in compress(written.flags, same) for flag in each}
             return Answer(_result([best], [None], flags, [written]), {"votes": votes, **more})
         scores = [output.score for output in written.outputs]
         return Answer(_result(answers, scores, set(written.flags[0]), [written]), more)
@@ -256,9 +270,13 @@ def question_of(record: Record, options: PromptOptions) -> str | None:
 
 
 def _gold(record: Record, name: str) -> str | Failure:
-    """The right answer."""
+    """The right answer; "" if the record does not say."""
+    values = record.all_values()
+    with suppress(KeyError):
+        if find_value(values, name) is None:
+            return ""
     try:
-        return pick([name], record.all_values())[name]
+        return pick([name], values)[name]
     except MissingFieldError as error:
         return Failure("missing_field", str(error))
 
@@ -280,6 +298,10 @@ def _votes(answers: Sequence[str]) -> dict[str, int]:
         names.setdefault(normalized(answer), answer)
         counts[normalized(answer)] += 1
     return {names[key]: count for key, count in counts.most_common()}
+
+
+def _is_same(answer: str | None, best: str) -> bool:
+    return answer is not None and normalized(answer) == normalized(best)
 
 
 def _result(

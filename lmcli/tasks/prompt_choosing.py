@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from lmcli.engine.tokenizer import Guarded, Ints, TokenizeError, Tokenizer
 from lmcli.prompting.choices import (
     CONTENT_FREE,
@@ -57,7 +59,9 @@ class Chooser:
         how: Normalize = "sum",
         calibrate: bool = False,
         drop: bool = True,
+        start: Sequence[int] = (),
     ) -> None:
+        """start: what stands before a prompt without a token of its own: a model needs one to start from."""
         self._model = model
         self._frame = frame
         self._choices = choices
@@ -65,6 +69,7 @@ class Chooser:
         self._values = ([""] if how == "pmi" else []) + (list(CONTENT_FREE) if calibrate else [])
         self._calibrate = calibrate
         self._drop = drop
+        self._start = np.array(start, np.int64)
         self._context_length = model.tokenizer.context_length
         self._room = room_for(choices, model.tokenizer)
 
@@ -149,4 +154,6 @@ class Chooser:
             return Failure(
                 "too_long", f"with a choice it has {longest} tokens, and {self._context_length} fit"
             )
-        return split_choices(prompt.input_ids, rows)
+        common, own = split_choices(prompt.input_ids, rows)
+        common = common if len(common) else self._start
+        return (common, own) if len(common) else Failure("tokenizer", "the prompt has no tokens")

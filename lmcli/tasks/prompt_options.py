@@ -91,8 +91,18 @@ class PromptOptions:
                 "--calibrate and --normalize pmi exclude each other",
                 hint="both take off what a choice gets anyway",
             )
-        if self.samples is not None and self.generation.nbest is not None:
-            raise UsageError("--samples and --nbest exclude each other", hint="samples become one answer")
+        for name, is_given in (
+            ("nbest", self.generation.nbest is not None),
+            ("scores", self.generation.scores),
+        ):
+            if self.samples is not None and is_given:
+                raise UsageError(
+                    f"--samples and --{name} exclude each other", hint="samples become one answer"
+                )
+        if self.gold is not None and self.gold == self.as_field:
+            raise UsageError(
+                f"--gold {self.gold} is also what the answer is added as", hint="name that one: --as NAME"
+            )
         if isinstance(self.strategy, Stepwise):
             for name, given in (("--samples", self.samples), ("--nbest", self.generation.nbest)):
                 if given is not None:

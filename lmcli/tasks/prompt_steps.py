@@ -88,7 +88,10 @@ def _parts(strategy: Stepwise, text: str) -> list[str]:
     """The parts that the model named, each once, and the final one."""
     final = strategy.solve.final
     found = [_group(match).strip() for match in strategy.decompose.split.finditer(text)]
-    different = {normalized(part): part for part in [*found, *([] if final is None else [final])] if part}
+    different = {normalized(part): part for part in found if part}
+    if final is not None:
+        different.pop(normalized(final), None)  # it is the last one, wherever the model named it
+        different[normalized(final)] = final
     return list(different.values())
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def test_a_killed_run_leaves_whole_lines(tmp_path: Path) -> None:
         sent = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=TIMEOUT)
-    assert (process.returncode, err) == (128 + signal.SIGINT, b"")
+    assert (process.returncode, err) == (-signal.SIGINT, b"")
     assert out in (b"", b"TWO\n")
     assert time.monotonic() - sent < 2
 
@@ -221,6 +222,9 @@ def test_samples_are_the_same_every_time(cli: Cli, bundle: Path) -> None:
     assert sum(json.loads(first)["answer_votes"].values()) == 5
 
 
+NO_UTF_8 = "'utf-8' codec can't decode byte 0xe9 in position 3: unexpected end of data"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -230,6 +234,13 @@ def test_samples_are_the_same_every_time(cli: Cli, bundle: Path) -> None:
         (["--template", "hello"], "the template names no field"),
         (["--choices", "a"], "--choices needs two answers or more"),
         (["--choices", " "], "--choices names no answer"),
+        (["--choices", "a,b,"], "--choices has an empty answer"),
+        (["--choices", "latin.txt"], f"cannot read latin.txt: {NO_UTF_8}"),
+        (["--system", "latin.txt"], f"cannot read latin.txt: {NO_UTF_8}"),
+        (["--gold", "answer"], "--gold answer is also what the answer is added as"),
+        (["--samples", "2", "--scores"], "--samples and --scores exclude each other"),
+        (["--samples", "2", "--num-beams", "2"], "--samples and --num-beams exclude each other"),
+        (["--examples", "-", "--examples-format", "tsv"], "standard input (-) can be read only once"),
         (["--choices", "@none.txt"], "cannot read none.txt: No such file or directory"),
         (
             ["--extract", "("],
@@ -258,6 +269,7 @@ def test_samples_are_the_same_every_time(cli: Cli, bundle: Path) -> None:
 def test_wrong_use(cli: Cli, broken: Path, moods: Path, options: list[str], message: str) -> None:
     """It is found before a model is loaded."""
     assert moods.exists()
+    Path("latin.txt").write_bytes(b"caf\xe9")
     ended = cli("prompt", "-m", broken, *options, stdin=b"a\n")
     assert (ended.code, ended.out, ended.err.splitlines()[0]) == (2, "", f"lmcli: {message}")
 
@@ -323,6 +335,18 @@ def test_similar_examples(cli: Cli, bundle: Path, tmp_path: Path) -> None:
     shots = [[word for word in ("cat", "stock", "dog") if f"a {word}<" in prompt] for prompt in seen]
     assert shots == [["stock", "dog"], ["cat", "dog"]]
     assert seen[1].index("a dog<") < seen[1].index("a cat<")  # the nearest is the last
+
+
+def test_files_of_text_may_be_pipes_and_have_a_byte_order_mark(cli: Cli, bundle: Path) -> None:
+    Path("choices.txt").write_bytes(b"\xef\xbb\xbfgood\n\nbad\n")
+    Path("template.txt").write_bytes(b"\xef\xbb\xbf{text}!\n")
+    options = ["--template", "template.txt", "--choices", "choices.txt", "-O", "jsonl"]
+    found = json.loads(cli("prompt", "-m", bundle, *options, stdin=b"x\n").out)
+    assert sorted(found["answer_scores"]) == ["bad", "good"]
+    os.mkfifo("pipe")
+    with subprocess.Popen(["sh", "-c", "printf 'You are {x}.' > pipe"]):
+        shown = cli("prompt", "-m", bundle, "--system", "pipe", "--show-prompt", 1, stdin=b"x\n")
+    assert "You are {x}." in shown.out
 
 
 def test_shown_prompts_are_no_job(cli: Cli, bundle: Path) -> None:

@@ -53,7 +53,7 @@ def test_calibration_takes_off_what_comes_of_nothing() -> None:
     ("choices", "message"),
     [
         (("a",), "--choices needs two answers or more"),
-        (("a", ""), "--choices needs two answers or more"),
+        (("a", ""), "--choices has an empty answer"),
         (("a", "b", "a"), "--choices has 'a' twice"),
     ],
 )

@@ -76,7 +76,7 @@ def test_fields_of_examples(tmp_path: Path) -> None:
         ("e.jsonl", '{"label": 1}\n', ":1: no field 'text'; there are 'label'"),
         ("e.jsonl", '{"label": 1, "text": ""}\n[]\n', ":2: an array instead of a JSON object"),
         ("e.jsonl", '{"label": 1, "text": ""}\n{"text": ""}\n', ":2: no field 'label'; there are 'text'"),
-        ("e.tsv", "text\tlabel\na\n", ":2: 1 cells where the header has 2"),
+        ("e.tsv", "text\tlabel\na\n", ":2: 1 cell where the header has 2"),
         ("e.tsv", "text\tlabel\n", ": there are no examples in it"),
     ],
 )

@@ -58,7 +58,8 @@ def test_strategies_that_are_not_there() -> None:
     [
         (r"\d+", "1, 22", "22"),
         (r"= *(\d*)", "= 1 =", ""),
-        (r"(a)|b", "a b", ""),
+        (r"(a)|b", "a b", None),
+        (r"(a)|(b)", "a b", "b"),
         (r"x", "y", None),
     ],
 )

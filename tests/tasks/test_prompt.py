@@ -346,6 +346,19 @@ def test_the_most_frequent_of_several_samples(model: Model) -> None:
     assert sampled(1) == [first, second] != sampled(2)
 
 
+def test_flags_are_those_of_the_answer_that_won(model: Model) -> None:
+    said = iter(["x=a", "no no no no=b", "y=a"] * 2)
+    task = make(
+        model(speech=lambda _: next(said)),
+        samples=3,
+        extract=re.compile("=(.*)"),
+        generation=GenerationOptions(sample=True),
+    )
+    [found] = fields(task, texts("q"))
+    assert found["answer_votes"] == {"a": 2, "b": 1}
+    assert "answer_flags" not in found
+
+
 def test_samples_without_an_answer(model: Model) -> None:
     task = make(model(), samples=2, extract=re.compile("never"), generation=GenerationOptions(sample=True))
     [found] = fields(task, texts("a"))
@@ -410,6 +423,12 @@ def test_parts_are_answered_one_after_another(model: Model, tmp_path: Path) -> N
     assert turns == [f"{text}{tiny_causal.END}\n" for text in said]
 
 
+def test_the_final_part_is_the_last_wherever_it_is_named(model: Model, tmp_path: Path) -> None:
+    task = make(model(speech=work_out), strategy=stepwise(tmp_path))
+    [found] = fields(task, texts("All and c"))
+    assert [step.get("subquestion") for step in found["answer_trace"]] == [None, "c", "all"]
+
+
 def test_a_part_without_an_answer(model: Model, tmp_path: Path) -> None:
     task = make(model(speech=lambda question: question[:1]), strategy=stepwise(tmp_path))
     [found] = fields(task, texts("a"))
@@ -457,6 +476,13 @@ def test_answers_are_compared_with_right_ones(model: Model) -> None:
             "flags": {},
         },
     )
+
+
+def test_without_a_right_answer_nothing_is_compared(model: Model) -> None:
+    task = make(model(), gold="right", as_field="said", extract=re.compile("never"))
+    found, counts = counted(task, objects({"text": "a", "right": ""}, {"text": "b", "right": None}))
+    assert [each["said"] for each in found] == ["", ""]
+    assert task.remarks(counts)[-1] == "said: accuracy: there is nothing to compare"
 
 
 def test_nothing_compared_is_said_too(model: Model) -> None:

@@ -1,6 +1,6 @@
 """`FewShot`: the options for the examples that a prompt begins with; what reads and chooses them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lmcli.errors import UsageError
+from lmcli.records.source import STDIN
 
 if TYPE_CHECKING:
     from lmcli.engine.devices import Device
@@ -47,9 +48,17 @@ class FewShot:
 
 
 def examples_of(
-    few_shot: FewShot, options: "PromptOptions", *, text_field: str, encoding: str | None
+    few_shot: FewShot,
+    options: "PromptOptions",
+    *,
+    text_field: str,
+    encoding: str | None,
+    inputs: Sequence[str],
 ) -> "list[Example]":
-    """The examples, if there are to be any. Raises UsageError for options that need a file of them."""
+    """The examples, if there are to be any. Raises UsageError for options that need a file of them.
+
+    inputs: the names of the records' files; none is standard input.
+    """
     from lmcli.prompting.examples import read_examples
     from lmcli.tasks.prompt_options import check_takes_examples
 
@@ -59,6 +68,8 @@ def examples_of(
                 raise UsageError(f"--{name} is for examples", hint="name a file of them with --examples")
         return []
     check_takes_examples(options)
+    if few_shot.examples == STDIN and (not inputs or STDIN in inputs):
+        raise UsageError("standard input (-) can be read only once")
     if few_shot.embedder is not None and few_shot.select != "similar":
         raise UsageError("--embedder is for --select similar", hint="add it, or leave --embedder out")
     examples = read_examples(

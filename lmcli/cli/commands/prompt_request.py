@@ -66,6 +66,7 @@ class Request:
             options,
             text_field=streams.field if streams.field != TEXT else _text_field(options) or TEXT,
             encoding=streams.encoding,
+            inputs=streams.files or [],
         )
 
     def answering(self) -> "Stage":

@@ -1,6 +1,7 @@
 """The command `prompt`."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -97,6 +98,8 @@ def prompt(
     from lmcli.prompting.template import Template
     from lmcli.tasks.prompt_options import PromptOptions
 
+    if samples is not None and generation.num_beams is not None:
+        raise UsageError("--samples and --num-beams exclude each other", hint="samples are drawn one by one")
     sampling = generation.sample or samples is not None
     options = PromptOptions(
         template=Template.parse(_text_or_file(template)),
@@ -151,7 +154,8 @@ def _choices(given: str | None) -> tuple[str, ...]:
         return ()
     text = _text_or_file(given.removeprefix("@"), is_file=given.startswith("@"))
     is_list = text == given
-    found = tuple(part.strip() for part in (text.split(",") if is_list else text.splitlines()))
+    lines = [line for line in text.splitlines() if line.strip()]
+    found = tuple(part.strip() for part in (text.split(",") if is_list else lines))
     if not any(found):
         raise UsageError("--choices names no answer", hint="--choices positive,negative")
     return found
@@ -166,10 +170,13 @@ def _pattern(source: str | None) -> re.Pattern[str] | None:
 
 def _text_or_file(given: str, *, is_file: bool = False) -> str:
     """What stands in the file of that name, if there is one, without a newline at its end; else the text."""
+    path = Path(given)
+    if not is_file:
+        with suppress(OSError, ValueError):  # a text may be too long for a name, or hold a NUL
+            is_file = path.exists() and not path.is_dir()  # a pipe is none that `is_file` knows
+    if not is_file:
+        return given
     try:
-        if is_file or Path(given).is_file():
-            return Path(given).read_text(encoding="utf-8").removesuffix("\n")
-    except (OSError, ValueError) as error:  # a text may be too long for a name, or hold a NUL
-        if is_file:
-            raise UsageError(f"cannot read {given}: {reason(error)}") from error
-    return given
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {given}: {reason(error)}") from error
