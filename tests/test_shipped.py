@@ -105,6 +105,22 @@ TRANSLATIONS = [
 ]
 
 
+def test_what_the_vocabulary_lacks_is_told() -> None:
+    with tiny_seq2seq.open_seq2seq(shipped() / "translate-en-fr") as (manifest, engine):
+        for retries in (False, True):
+            options = TranslateOptions(generation=GenerationOptions(retry_degenerate=retries))
+            task = Translate(manifest, engine, options)
+            states, clock, good = (
+                record.fields
+                for record in task(
+                    map(Record, ("He comes from the United States.", "It is 7 o'clock.", "I am late."))
+                )
+            )
+            assert states.get("translation_flags") == (None if retries else ["unknown"])
+            assert clock["translation_flags"] == ["unknown"]  # its source lacks something, too
+            assert "translation_flags" not in good
+
+
 def test_these_bundles_are_shipped() -> None:
     assert {path.name for path in shipped().iterdir()} >= set(SHIPPED)
 

@@ -90,9 +90,10 @@ class Tokenizer:
         # control tokens as pieces, too; those become the unknown token.
         self._tokenizer.encode_special_tokens = True
         known = (self._tokenizer.token_to_id(token) for token in _UNKNOWN)
-        self._unknown = next((token_id for token_id in known if token_id is not None), None)
+        self.unknown_id: int | None = next((token_id for token_id in known if token_id is not None), None)
+        """What stands for all that the vocabulary lacks."""
         added = self._tokenizer.get_added_tokens_decoder().items()
-        controls = {token_id for token_id, token in added if token.special} - {self._unknown}
+        controls = {token_id for token_id, token in added if token.special} - {self.unknown_id}
         self._controls = np.array(sorted(controls), np.int64)
         self._tokenizer.no_padding()
         self.context_length = context_length
@@ -192,9 +193,9 @@ class Tokenizer:
         """Make unknown tokens of the control tokens that text has become."""
         controls = is_text & np.isin(input_ids, self._controls)
         if controls.any():
-            if self._unknown is None:
+            if self.unknown_id is None:
                 raise ValueError("it holds a control token")
-            input_ids[controls] = self._unknown
+            input_ids[controls] = self.unknown_id
 
     def _cut(self, prompt: Guarded) -> list[str]:
         """The parts of a prompt, with other names in the place of control tokens, and without guards."""

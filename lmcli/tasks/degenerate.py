@@ -13,7 +13,9 @@ from functools import lru_cache
 
 from lmcli.tasks.sentences import UNSPACED
 
-FLAGS = ("repetition", "copy", "length", "script")
+UNKNOWN = "unknown"
+"""Of an output, or its source, that holds what the model's vocabulary lacks: tokens tell, not words."""
+FLAGS = ("repetition", "copy", "length", "script", UNKNOWN)
 
 Words = Sequence[str]
 

@@ -18,6 +18,7 @@ from lmcli.engine.generation import GenerationConfig
 from lmcli.engine.run import Job
 from lmcli.engine.search import Hypothesis, Source
 from lmcli.engine.tokenizer import Ints, TokenizeError, Tokenizer
+from lmcli.tasks.degenerate import UNKNOWN
 from lmcli.tasks.generation import retry_config
 from lmcli.tasks.sentences import halves, needs_model
 
@@ -64,6 +65,8 @@ class Output(NamedTuple):
     num_tokens: int
     is_complete: bool
     """Whether the model ended it, and not the limit."""
+    has_unknown: bool = False
+    """Whether the model wrote the unknown token, of which nothing is left in the text."""
 
 
 class Answer(NamedTuple):
@@ -73,6 +76,16 @@ class Answer(NamedTuple):
     flags: Sequence[str]
     num_read: int = 0
     """Tokens of the row that was asked."""
+
+    @property
+    def may_be_better(self) -> bool:
+        """Whether another decoding may have fewer flags: what the source lost is lost to it, too."""
+        return self.outputs[0].has_unknown or any(flag != UNKNOWN for flag in self.flags)
+
+    @property
+    def num_faults(self) -> tuple[int, bool]:
+        """To choose between two answers: the less, the better."""
+        return len(self.flags), self.outputs[0].has_unknown
 
 
 class _Part(NamedTuple):
@@ -103,6 +116,7 @@ class Generator:
     ) -> None:
         self.rows = rows
         self._engine = engine
+        self._unknown = engine.tokenizer.unknown_id
         self._config = config
         self._target = target
         self._judge = judge
@@ -116,12 +130,15 @@ class Generator:
 
     def _finish(self, asks: Sequence[Ask], parts: Sequence[_Part]) -> list[Answer]:
         answers = self._answers(asks, parts)
-        bad = [index for index, answer in enumerate(answers) if answer.flags]
+        bad = [index for index, answer in enumerate(answers) if answer.may_be_better]
         if self._retry and bad:
             again = [asks[index] for index in bad]
-            second = self._answers(again, self._submit(again, retry_config(self._config)))
+            config = retry_config(self._config)
+            if self._unknown is not None:
+                config = replace(config, suppress_tokens=(*config.suppress_tokens, self._unknown))
+            second = self._answers(again, self._submit(again, config))
             for index, answer in zip(bad, second, strict=True):
-                answers[index] = min(answers[index], answer, key=lambda either: len(either.flags))
+                answers[index] = min(answers[index], answer, key=lambda either: either.num_faults)
         return answers
 
     def _submit(self, asks: Sequence[Ask], config: GenerationConfig) -> list[_Part]:
@@ -150,7 +167,10 @@ class Generator:
         for members, config, job in parts:
             for index, outputs in zip(members, self._outputs(job.results(), config), strict=True):
                 ask = asks[index]
-                answers[index] = Answer(outputs, self._judge(ask.text, outputs[0]), len(ask.row))
+                flags = self._judge(ask.text, outputs[0])
+                if outputs[0].has_unknown or (self._unknown is not None and self._unknown in ask.row):
+                    flags = [*flags, UNKNOWN]
+                answers[index] = Answer(outputs, flags, len(ask.row))
         return [answers[index] for index in range(len(asks))]
 
     def _outputs(
@@ -159,7 +179,11 @@ class Generator:
         rows = [hypothesis.token_ids for hypotheses in results for hypothesis in hypotheses]
         texts = iter(self._engine.tokenizer.decode(rows))
         for hypotheses in results:
-            yield [self._polish(output_of(next(texts), found, config.length_penalty)) for found in hypotheses]
+            outputs = [(output_of(next(texts), found, config.length_penalty), found) for found in hypotheses]
+            yield [
+                self._polish(output._replace(has_unknown=self._unknown in found.token_ids))
+                for output, found in outputs
+            ]
 
 
 def framed(tokenizer: Tokenizer, frame: Language) -> Rows:

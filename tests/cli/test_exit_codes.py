@@ -111,17 +111,43 @@ def test_69_unavailable_device(cli: Cli, moods: Path) -> None:
     [
         ("no/such/out.txt", "lmcli: cannot create no/such/out.txt: No such file or directory\n"),
         (".", "lmcli: cannot write .: it is a directory\n"),
+        ("new/", "lmcli: cannot write new/: it is a directory\n"),
+        ("", "lmcli: the name of the output is empty\n"),
         (
             "in.txt",
             "lmcli: in.txt is also an input\n       write to another file\n",
         ),
     ],
-    ids=["no folder", "folder", "input"],
+    ids=["no folder", "folder", "new folder", "no name", "input"],
 )
 def test_73_no_output(cli: Cli, moods: Path, output: str, message: str) -> None:
     Path("in.txt").write_text("good\n")
     assert cli("sentiment", "-m", moods, "in.txt", "-o", output) == Ended(73, "", message)
     assert Path("in.txt").read_text() == "good\n"
+
+
+@pytest.mark.parametrize("option", ["--summary", "--errors"])
+def test_73_nothing_is_done_for_a_file_that_cannot_be(cli: Cli, moods: Path, option: str) -> None:
+    for name in (".", ""):
+        ended = cli("sentiment", "-m", moods, option, name, stdin=b"good\n")
+        assert (ended.code, ended.out) == (73, "")
+
+
+def test_a_long_name_of_an_output(cli: Cli, moods: Path) -> None:
+    name = "文" * 80  # 240 bytes, of 255 that file systems allow
+    assert cli("sentiment", "-m", moods, "-o", name, stdin=b"good\n") == Ended(0, "", "")
+    assert Path(name).read_text() == "POSITIVE\t0.7311\tgood\n"
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_2_wrong_use_that_nobody_hears_of(redirection: str) -> None:
+    assert shell(f"lmcli --nope {redirection}", "sentiment") == Ended(2, "", "")
+
+
+def test_2_a_wrong_choice_is_named_without_more_ado(cli: Cli) -> None:
+    err = " ".join(cli("ner", "--style", "span").err.split())
+    assert "'span' is not one of" in err
+    assert "Value error" not in err
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,39 @@ def test_by(cli: Cli, moods: Path, by: str, stdin: bytes, expected: str) -> None
     assert cli("sentiment", "-m", moods, "--by", by, stdin=stdin) == Ended(0, expected, "")
 
 
+def test_a_document_keeps_the_blank_line_at_its_end(cli: Cli) -> None:
+    ended = cli("translate", "-m", "test:echo", "--by", "doc", stdin=b"x\n\n")
+    assert ended == Ended(0, "x\n\n", "")
+
+
+@pytest.mark.parametrize(
+    ("output_format", "expected"),
+    [
+        ("csv", b'text,translation,translation_flags\na,a,\n"",,\nb,b,\n'),
+        ("tsv", b"text\ttranslation\ttranslation_flags\na\ta\t\n\t\t\nb\tb\t\n"),
+        (
+            "jsonl",
+            b'{"text":"a","translation":"a"}\n{"text":"","translation":""}\n{"text":"b","translation":"b"}\n',
+        ),
+    ],
+)
+def test_a_blank_row_of_one_column(cli: Cli, output_format: str, expected: bytes) -> None:
+    argv = ["translate", "-m", "test:echo", "-I", "csv", "-O", output_format]
+    found = cli(*argv, stdin=b"text\na\n\nb\n")
+    assert (found.code, found.out.encode().replace(b"\n,,", b'\n"",,')) == (0, expected)
+
+
+def test_a_text_that_failed_stays_in_its_row(cli: Cli) -> None:
+    ended = cli("sentiment", "-q", "-m", "test:fail?every=2", "-O", "csv", stdin=b"a\nb\n")
+    assert (ended.code, ended.out.splitlines()[2]) == (1, "b,,")
+
+
+def test_names_from_a_list_may_hold_line_endings(cli: Cli, moods: Path) -> None:
+    Path("a\r\nb.txt").write_text("good\n")
+    ended = cli("sentiment", "-m", moods, "--files0-from", "-", stdin=b"a\r\nb.txt\0")
+    assert ended == Ended(0, "POSITIVE\t0.7311\tgood\n", "")
+
+
 def test_files_are_read_in_order(cli: Cli, moods: Path) -> None:
     Path("a.txt").write_text("good\n")
     Path("b.txt.gz").write_bytes(gzip.compress(b"bad\n"))

@@ -104,6 +104,11 @@ def test_time_enough_is_no_limit(whole: str) -> None:
     assert run(*FAST, "--max-seconds", 3600) == Ended(0, whole, "")
 
 
+@pytest.mark.parametrize("seconds", ["inf", "1e30"])
+def test_a_limit_may_be_endless(whole: str, seconds: str) -> None:
+    assert run(*FAST, "--max-seconds", seconds) == Ended(0, whole, "")
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon"])
 def test_a_limit_is_a_positive_number(seconds: str) -> None:
     ended = run(*FAST, "--max-seconds", seconds)

@@ -228,6 +228,14 @@ def test_entities_are_coloured_on_a_terminal(
     assert ended == Ended(0, f"by {marked} \\x1b[31m\r\n", "")
 
 
+def test_entities_are_coloured_whatever_ends_them(names: Path) -> None:
+    Path("in.txt").write_bytes(b"by Marie\n")
+    ended = on_terminal(
+        ["ner", "-m", names, "-O", "nul", "in.txt"], "stdout", env=os.environ | {"TERM": "xterm"}
+    )
+    assert "\x1b[1;36mMarie\x1b[0m" in ended.out
+
+
 def test_entities_are_not_coloured_in_a_pipe(cli: Cli, names: Path) -> None:
     assert cli("ner", "-m", names, stdin=b"by Marie\n") == Ended(0, "by [Marie](PER)\n", "")
 

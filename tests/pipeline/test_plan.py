@@ -155,6 +155,19 @@ def test_a_selection_says_all_that_is_there() -> None:
 
 
 @pytest.mark.parametrize("known", [None, ("text",)])
+def test_a_text_that_a_selection_drops(known: Sequence[str] | None) -> None:
+    problem = find_problem([FRENCH, select("text, tr=translation"), NAMES], known)
+    assert problem == Problem(
+        2,
+        "ner reads 'translation', which is not selected",
+        "select it as well, or name another one: ner field=NAME",
+        "translation",
+    )
+    assert find_problem([FRENCH, select("translation"), NAMES], known) is None
+    assert find_problem([FRENCH, select("tr=translation"), stage("ner", "e", reads="tr")], known) is None
+
+
+@pytest.mark.parametrize("known", [None, ("text",)])
 def test_two_stages_add_the_same_field(known: Sequence[str] | None) -> None:
     problem = find_problem([MOOD, FRENCH, stage("ner", "sentiment")], known)
     assert problem == Problem(2, "two stages add 'sentiment'", "name one of them: ner as=NAME", "sentiment")

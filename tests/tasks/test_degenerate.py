@@ -62,6 +62,7 @@ def test_repetition(source: str, output: str, is_so: bool) -> None:
     assert repeats_itself(words(source), words(output)) is is_so
 
 
+FILLING = [" ".join(f"{letter}{number}" for letter in "abcdefghijklmnopqrstuvwxyz") for number in range(3)]
 PHRASE = "it is important to note that the committee has not yet decided "
 
 
@@ -72,8 +73,17 @@ PHRASE = "it is important to note that the committee has not yet decided "
         (ENGLISH, PHRASE * 2, False),
         (PHRASE * 3, PHRASE * 3, False),
         (PHRASE * 3, PHRASE * 9, True),
+        (ENGLISH, " ".join(f"{other} {PHRASE}" for other in FILLING), True),
+        (ENGLISH, " ".join(f"{other} {PHRASE}" for other in FILLING[:2]), False),
     ],
-    ids=["three times", "twice", "as the source does", "more than the source does"],
+    ids=[
+        "three times",
+        "twice",
+        "as the source does",
+        "more than the source does",
+        "among others",
+        "twice among others",
+    ],
 )
 def test_a_long_phrase_that_comes_again_is_a_repetition(source: str, output: str, is_so: bool) -> None:
     assert repeats_itself(words(source), words(output)) is is_so
