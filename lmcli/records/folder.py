@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lmcli.errors import OutputError, reason
 from lmcli.records.durable import open_file, sync_folder
 from lmcli.records.job import JOB, as_json, other_job, read_job, write_job
 from lmcli.records.recovery import History, has_completed, recover
@@ -18,9 +19,17 @@ def state_dir(target: Path) -> Path:
 
 
 def is_unfinished(target: Path) -> bool:
-    """Whether an output was begun and never completed, so that much work may be lost with its folder."""
+    """Whether an output was begun and never completed, so that much work may be lost with its folder.
+
+    Raises OutputError if that cannot be told.
+    """
     journal = state_dir(target) / "journal"
-    return journal.exists() and not has_completed(journal.read_bytes())
+    try:
+        return not has_completed(journal.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise OutputError(f"cannot read {journal}: {reason(error)}") from error
 
 
 class JobFolder:

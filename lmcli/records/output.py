@@ -225,6 +225,10 @@ def check_is_writable(path: str) -> None:
     """Raise OutputError for what cannot be the name of a file, a directory, and a write-protected file."""
     if not path:
         raise OutputError("the name of the output is empty")
+    try:
+        os.path.realpath(path)
+    except OSError as error:  # the working directory is gone
+        raise OutputError(f"cannot create {path}: {reason(error)}") from error
     status = _status(path)
     if path.endswith("/") or (status is not None and stat.S_ISDIR(status.st_mode)):
         raise OutputError(f"cannot write {path}: it is a directory")

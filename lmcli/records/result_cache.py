@@ -143,9 +143,9 @@ class ResultCache:
 
 def usage(path: Path) -> Usage | None:
     """What is in the cache at `path`; None if there is none. Raises StreamError if it cannot be read."""
-    if not path.exists():
-        return None
     with _refusing(path):
+        if not path.exists():
+            return None
         store = Store(path)
         try:
             return store.usage(sum(file.stat().st_size for file in files_of(path) if file.exists()))
@@ -158,9 +158,9 @@ def clear(path: Path) -> bool:
 
     Raises StreamError if it cannot be removed.
     """
-    if not any(file.exists() for file in files_of(path)):
-        return False
     with _refusing(path):
+        if not any(file.exists() for file in files_of(path)):
+            return False
         if not remove(path):
             store = Store(path)
             try:

@@ -160,7 +160,10 @@ def test_a_variable_with_several_values_separates_them_by_spaces(
             "2: unknown key 'num-beam' in [translate]\n       did you mean 'num-beams'?",
         ),
         ("treads = 4", "1: unknown key 'treads'\n       did you mean 'threads'?"),
-        ("[ner]\nxyz = 4", "2: unknown key 'xyz' in [ner]\n       `lmcli config show ner` lists the options"),
+        (
+            "[ner]\nxyz = 4",
+            "2: unknown key 'xyz' in [ner]\n       `lmcli --no-config config show ner` lists the options",
+        ),
         ("num-beams = 4\nhelp = true", "2: unknown key 'help'\n"),
         ("translate = 4", "1: unknown key 'translate'\n       options of one command stand in its table: [t"),
         ("[[translate]]\nnum-beams = 4", "1: unknown key 'translate'\n"),

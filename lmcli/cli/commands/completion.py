@@ -38,7 +38,12 @@ def completion(
     """
     from typer._completion_shared import get_completion_script
 
-    print_data(get_completion_script(prog_name="lmcli", complete_var=VARIABLE, shell=shell) + "\n")
+    script = get_completion_script(prog_name="lmcli", complete_var=VARIABLE, shell=shell)
+    print_data(f"{script}\n{_ZSH if shell == 'zsh' else ''}")
+
+
+# A file of this script in zsh's $fpath is run by the first Tab, as the function that it defines.
+_ZSH = '[[ $funcstack[1] != _lmcli ]] || _lmcli_completion "$@"\n'
 
 
 def enable() -> None:
@@ -99,13 +104,20 @@ def _items(incomplete: str, names: Iterable[str]) -> list[Any]:
     return [CompletionItem(name) for name in sorted(set(names)) if name.startswith(incomplete)]
 
 
+def _found(place: Path, pattern: str) -> list[Path]:
+    """Nothing in a folder that is closed to the user."""
+    with suppress(OSError):
+        return list(place.glob(pattern))
+    return []
+
+
 def _bundles() -> Iterator[str]:
     """Names only: to look into the bundles would take longer than a person waits for a key."""
     from lmcli.bundle.manifest import MANIFEST_NAME
     from lmcli.bundle.store import check_name, shipped, user_store
 
     for place in (Path("exported"), user_store(), shipped()):
-        for path in place.glob(f"*/{MANIFEST_NAME}") if place is not None else ():
+        for path in _found(place, f"*/{MANIFEST_NAME}") if place is not None else ():
             # The shell evaluates what it is told, and ./exported may come from anybody.
             with suppress(UsageError):
                 check_name(path.parent.name)

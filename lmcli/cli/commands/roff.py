@@ -25,7 +25,7 @@ def escape(text: str) -> str:
 
 def title(name: str, source: str) -> str:
     """The beginning of a page: its title, and no hyphens but those that one types."""
-    return f'.TH "{escape(name.upper())}" "1" "" "{escape(source)}" "lmcli manual"\n.nh\n.ad l\n'
+    return f'.TH "{escape(name.upper())}" "1" "" "{escape(source)}" "lmcli manual"\n.nr HY 0\n.nh\n.ad l\n'
 
 
 def section(name: str, body: str) -> str:

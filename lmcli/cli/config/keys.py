@@ -142,7 +142,10 @@ def _hint(key: str, table: str, commands: Mapping[str, Mapping[str, Option]]) ->
     if table == _ALL and key in commands:
         return f"options of one command stand in its table: [{key}]"
     allowed = [name for name, option in commands[table].items() if not refusal(name, option)]
-    return did_you_mean(key, allowed) or f"`lmcli config show {table or 'COMMAND'}` lists the options"
+    return (
+        did_you_mean(key, allowed)
+        or f"`lmcli --no-config config show {table or 'COMMAND'}` lists the options"
+    )
 
 
 def as_typed(value: Any, option: Option, where: str) -> str | list[str]:
