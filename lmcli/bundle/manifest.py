@@ -7,6 +7,7 @@ not run a newer bundle rightly.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, get_args
@@ -169,7 +170,7 @@ def _check_values(manifest: Manifest, where: str) -> None:
         if (facts is not None) != (manifest.task in tasks):
             raise BundleError(f"{where}: labels, seq2seq and causal do not fit {manifest.task}", hint=REBUILD)
     if not all(map(_is_text, [*manifest.labels, *manifest.inputs])):
-        raise BundleError(f"{where}: labels and inputs must be strings", hint=REBUILD)
+        raise BundleError(f"{where}: labels and inputs must be strings of one line", hint=REBUILD)
     if not 1 <= manifest.context_length <= _MAX_CONTEXT:
         raise BundleError(f"{where}: impossible context_length {manifest.context_length}", hint=REBUILD)
     for name in manifest.files:
@@ -181,8 +182,8 @@ _MAX_CONTEXT = 2**20
 
 
 def _is_text(item: str) -> bool:
-    """A string that can be written; JSON can also spell half of a surrogate pair."""
-    return item.isprintable() and item != ""
+    """A string that can be written on a line; JSON can also spell half of a surrogate pair."""
+    return item != "" and not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in item)
 
 
 def _is_plain(name: str) -> bool:

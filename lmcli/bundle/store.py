@@ -128,6 +128,9 @@ def read_bundle(path: Path) -> Bundle:
         status = _status(path / name, facts, hash_up_to=HASHED_AT_OPENING)
         if status != "ok":
             raise BundleError(f"{path / name} is {status}", hint=REBUILD)
+    # A graph may name any file beside it as that of its weights.
+    if others := sorted({item.name for item in path.iterdir()} - {*manifest.files, MANIFEST_NAME}):
+        raise BundleError(f"{path / others[0]} is not in the manifest", hint=f"remove it, or {REBUILD}")
     return Bundle(path=path, manifest=manifest)
 
 

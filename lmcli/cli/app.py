@@ -131,8 +131,9 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def _wants_json(words: Sequence[str]) -> bool:
     """Whether messages are to be JSON, known before the command line is: it may be what is wrong."""
-    typed = "--log-format=json" in words or ("--log-format", "json") in pairwise(words)
-    return typed or os.environ.get(variable("log-format")) == "json"
+    typed = [word.removeprefix("--log-format=") for word in words if word.startswith("--log-format=")]
+    typed += [value for option, value in pairwise(words) if option == "--log-format"]
+    return "json" in (typed or [os.environ.get(variable("log-format"), "")])
 
 
 def _die_of_sigpipe() -> NoReturn:

@@ -66,7 +66,11 @@ class BlockLayers(Layers):
         return self._own(name) or quantized(self.weights[name])
 
     def _constants(self, name: str, blocks: Sequence[Blocks]) -> tuple[str, str]:
-        """Values and scales, by name: a table that is the output layer, too, is there once."""
+        """Values and scales, by name: a table that is the output layer, too, is there once.
+
+        Unless the file has it in 4 bits, which are not what `embed` reads.
+        """
+        name = f"{name}_{blocks[0].bits}_bits"
         return (
             self.graph.constant(np.concatenate([each.values for each in blocks]), name + "_blocks"),
             self.graph.constant(np.concatenate([each.scales for each in blocks]), name + "_scales"),

@@ -8,10 +8,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from lmcli.bundle.manifest import Precision, Task, Tier
+from lmcli.errors import ExportError
 from lmcli.export import prove
 from lmcli.export.config import Config
 from lmcli.export.options import ExportOptions
@@ -145,8 +147,17 @@ def _replace(field: Any, items: Sequence[Any]) -> None:
     field.extend(kept)
 
 
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
+
+
 def _save(graph: onnx.ModelProto, path: Path, *, beside: bool = False) -> bool:
-    """Write a graph; whether its weights are beside it, as those beyond the limit of a protobuf must be."""
+    """Write a graph; whether its weights are beside it, as those beyond the limit of a protobuf must be.
+
+    Raises ExportError for weights that are no numbers: scores would be none either.
+    """
+    for tensor in graph.graph.initializer:
+        if tensor.data_type in _FLOATS and np.isnan(numpy_helper.to_array(tensor)).any():
+            raise ExportError(f"the weights {tensor.name} hold NaN, which is no number")
     # The size of the whole is not asked for: protobuf fails to tell one that is too large.
     beside = beside or sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > _MAX_PROTOBUF
     onnx.save(graph, path, save_as_external_data=beside, location=f"{path.name}.data" if beside else None)

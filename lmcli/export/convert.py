@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import sys
 import tempfile
 import warnings
@@ -11,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from lmcli.bundle.manifest import MANIFEST_NAME, Task
+from lmcli.bundle.manifest import MANIFEST_NAME, Manifest, Task
 from lmcli.bundle.store import COMMANDS
 from lmcli.bundle.write import file_facts, new_bundle
-from lmcli.errors import ExportError, UsageError
+from lmcli.errors import BundleError, ExportError, NoInputError, OutputError, UsageError, reason
 from lmcli.export import config as configs
 from lmcli.export.card import model_card
 from lmcli.export.causal_bundle import write_causal
@@ -53,9 +55,11 @@ def export(
     """Export the checkpoint `source` as the bundle `name` in `parent`; its directory.
 
     `report` hears of each step; `wheel_sha256` is what the wheel of a package must have. Raises ExportError
-    with the figures when a proof fails, UnavailableError when a package is missing: then nothing is left.
+    with the figures when a proof fails, UnavailableError when a package is missing, OutputError when there is
+    no room: then nothing is left.
     """
     with (
+        _blaming(parent),
         new_bundle(parent, name, force=options.force) as directory,
         tempfile.TemporaryDirectory(dir=directory.parent) as scratch,
     ):
@@ -67,14 +71,37 @@ def export(
             wheel_sha256=wheel_sha256,
         )
         report(f"read {checkpoint.id}" + (f" at {checkpoint.revision}" if checkpoint.revision else ""))
-        with _quiet():
+        with _quiet(), _as_export_error():
             conversion = _begin(checkpoint, options, Path(scratch), report)
             manifest = _WRITERS[conversion.task](conversion, name, directory)
+            Manifest.from_json(manifest.to_json(), where=name)
         card = model_card(manifest, notes=options.notes, source_card=checkpoint.card)
         (directory / "README.md").write_text(card, encoding="utf-8")
         manifest = replace(manifest, files=file_facts(directory))
         (directory / MANIFEST_NAME).write_bytes(manifest.to_json())
     return parent / name
+
+
+@contextlib.contextmanager
+def _blaming(parent: Path) -> Iterator[None]:
+    """Say of a failure of the system where it was: in the folder for bundles, or in the checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}:
+            raise OutputError(f"cannot write {parent}: {reason(error)}") from error
+        if error.filename is None:
+            raise
+        raise NoInputError(f"cannot read {os.fsdecode(error.filename)}: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _as_export_error() -> Iterator[None]:
+    """What a run would refuse is refused here, before anything is in its place."""
+    try:
+        yield
+    except BundleError as error:
+        raise ExportError(f"the checkpoint makes no bundle: {error.message}") from error
 
 
 def _begin(
@@ -119,8 +146,12 @@ def _task(checkpoint: Checkpoint, config: configs.Config) -> Task | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the exporters log, warn and print away from the user's terminal, and stdout for data."""
+    """Keep what the exporters log, warn and print away from the user's terminal, and stdout for data.
+
+    And a variable from them by which transformers lets a checkpoint run code.
+    """
     level = logging.root.manager.disable
+    trusted = os.environ.pop(_TRUST, None)
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
@@ -128,3 +159,8 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+        if trusted is not None:
+            os.environ[_TRUST] = trusted
+
+
+_TRUST = "TRUST_REMOTE_CODE"

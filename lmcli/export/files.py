@@ -26,7 +26,7 @@ POOLING_NAME = "1_Pooling/config.json"
 
 _OTHERS = re.compile(
     r"(generation_)?config\.json|tokenizer[\w.-]*\.json|special_tokens_map\.json|added_tokens\.json"
-    r"|vocab\.\w+|merges\.txt|[\w.-]+\.(model|spm)|README\.md|chat_template\.jinja"
+    r"|vocab\.(txt|json|bpe)|merges\.txt|[\w.-]+\.(model|spm)|README\.md|chat_template\.jinja"
     rf"|{'|'.join(map(re.escape, (MODULES_NAME, SENTENCES_NAME, POOLING_NAME)))}"
 )
 

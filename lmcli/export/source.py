@@ -40,7 +40,7 @@ class Checkpoint:
     def card(self) -> str:
         """The text of its model card, empty where there is none."""
         card = self.files.get("README.md")
-        return card.read_text(encoding="utf-8", errors="replace") if card else ""
+        return _text_of(card) if card else ""
 
     @property
     def license(self) -> str | None:
@@ -102,11 +102,22 @@ def _license(card: Path) -> str | None:
     import yaml
 
     with suppress(Exception):  # of the file, the encoding, the YAML: none matters to the export
-        head = _HEAD.match(card.read_text(encoding="utf-8"))
+        head = _HEAD.match(_text_of(card))
         facts = yaml.safe_load(head[1]) if head else {}
         named = facts.get("license_name") if facts.get("license") == "other" else facts.get("license")
-        return ", ".join(named) if isinstance(named, list) else named and str(named)
+        names = named if isinstance(named, list) else [named]
+        if known := [name for name in names if isinstance(name, str) and "\ufffd" not in name]:
+            return ", ".join(known)[:_LONGEST_LICENSE]
     return None
+
+
+def _text_of(card: Path) -> str:
+    """The beginning of a model card, which is all of an honest one."""
+    with card.open("rb") as file:
+        return file.read(_LONGEST_CARD).decode(errors="replace")
+
+
+_LONGEST_CARD, _LONGEST_LICENSE = 2**20, 200
 
 
 _HEAD = re.compile(r"\s*---\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)

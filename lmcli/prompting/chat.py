@@ -17,8 +17,11 @@ from lmcli.errors import REBUILD, BundleError
 
 _MOST_SOURCE = 64 * 2**10
 _MOST_OUTPUT = 2**20
-_FUEL = 10_000_000
+_FUEL, _LEAST_FUEL = 10_000_000, 10_000
 """Instructions: about a second. A dialogue of a hundred messages takes a few thousand."""
+_MOST_WRITTEN = 2**30
+"""Characters, before the output is looked at; each instruction may write a whole message."""
+_MOST_INDENT = 16
 
 # transformers marks what the assistant says with these tags; for a prompt they mean nothing.
 _GENERATION = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
@@ -63,6 +66,8 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message]) -> str:
         """The dialogue as text, up to where the assistant is to speak. Raises ChatError."""
+        longest = max((len(message.content) for message in messages), default=1)
+        self._environment.fuel = max(_LEAST_FUEL, min(_FUEL, _MOST_WRITTEN // max(1, longest)))
         try:
             text: str = self._environment.render_template(
                 "chat",
@@ -76,6 +81,8 @@ class ChatTemplate:
             raise ChatError(f"the chat template refuses it: {error}") from error
         except self._failure as error:
             raise ChatError(f"the chat template fails: {_reason(error)}") from error
+        except (TypeError, ValueError) as error:  # of a function that it calls wrongly
+            raise ChatError(f"the chat template fails: {error}") from error
         if len(text) > _MOST_OUTPUT:
             raise ChatError(f"the chat template makes {len(text)} characters of it, at most {_MOST_OUTPUT}")
         return text
@@ -119,6 +126,7 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """The filter as transformers has it: that of Jinja escapes for HTML."""
+    indent = None if indent is None else min(indent, _MOST_INDENT)
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -10,7 +10,7 @@ import orjson
 
 from lmcli.errors import OutputError, UsageError
 from lmcli.records.jsonl import input_of
-from lmcli.records.output import STDOUT, Output, check_is_no_input, create, is_same_file
+from lmcli.records.output import Output, check_is_no_input, create, is_same_file, is_stdout
 from lmcli.records.record import Record
 
 
@@ -23,7 +23,7 @@ class ErrorLog:
 
     def __init__(self, path: str, *, inputs: Sequence[str] = (), output: str | None = None) -> None:
         """Create the file. Raises OutputError where it cannot be, or would destroy an input or the output."""
-        if path == STDOUT:
+        if is_stdout(path):
             raise UsageError("the log of failed records goes to a file, not to standard output")
         check_is_no_input(path, inputs)
         if is_same_file(path, output):

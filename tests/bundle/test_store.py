@@ -252,6 +252,15 @@ def test_the_list_has_each_name_once_and_reports_the_broken(home: Path, write_bu
     assert own[2].error.message == f"{home}/bundles/c/model.onnx is missing"
 
 
+def test_a_bundle_with_a_file_that_is_not_listed_is_refused(
+    tmp_path: Path, write_bundle: WriteBundle
+) -> None:
+    path = write_bundle(tmp_path / "tiny")
+    (path / "weights.data").touch()
+    with pytest.raises(BundleError, match=r"weights\.data is not in the manifest"):
+        read_bundle(path)
+
+
 def test_verify_lists_every_file_and_what_does_not_belong(tmp_path: Path, write_bundle: WriteBundle) -> None:
     path = write_bundle(tmp_path / "tiny")
     (path / "notes.txt").touch()

@@ -203,6 +203,12 @@ def test_a_signal_is_told_as_json() -> None:
     assert (process.returncode, message["level"]) == (143, "warning")
 
 
+def test_the_command_line_is_stronger_than_the_environment(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMCLI_LOG_FORMAT", "json")
+    assert cli("sentiment", "--log-format", "text", "--nope").err.startswith("Usage: ")
+    assert cli("sentiment", "--nope").err.startswith("{")
+
+
 def test_the_format_of_messages_comes_from_the_environment() -> None:
     environ = {**os.environ, "LMCLI_LOG_FORMAT": "json"}
     ended = run("sentiment", "-m", FAIL, "in.txt", env=environ)

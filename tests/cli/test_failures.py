@@ -13,6 +13,7 @@ SLOTS = ["POSITIVE\t0.7311\tgood\n", "\n", "NEGATIVE\t0.7311\tbad\n", "\n", "POS
 
 
 STOPPED = "lmcli: stopped after 1 failed record (--fail-fast); the output is not complete\n"
+STOPPED_AT_1 = STOPPED.replace("--fail-fast", "--max-errors 0")
 STOPPED_AT_2 = "lmcli: stopped after 2 failed records (--max-errors 1); the output is not complete\n"
 
 
@@ -21,7 +22,7 @@ STOPPED_AT_2 = "lmcli: stopped after 2 failed records (--max-errors 1); the outp
     [
         pytest.param([], 5, 1, FIRST + SECOND, id="go on"),
         pytest.param(["--fail-fast"], 2, 65, FIRST + STOPPED, id="fail fast"),
-        pytest.param(["--max-errors", "0"], 2, 65, FIRST + STOPPED, id="max 0"),
+        pytest.param(["--max-errors", "0"], 2, 65, FIRST + STOPPED_AT_1, id="max 0"),
         pytest.param(["--max-errors", "1"], 4, 65, FIRST + SECOND + STOPPED_AT_2, id="max 1"),
         pytest.param(["--max-errors", "2"], 5, 1, FIRST + SECOND, id="max 2"),
         pytest.param(["--quiet"], 5, 1, "", id="quiet"),

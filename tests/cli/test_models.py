@@ -88,6 +88,13 @@ def test_verify_names_every_file(cli: Cli, store: Path) -> None:
     ]
 
 
+def test_verify_goes_on_behind_what_is_no_bundle(cli: Cli, store: Path) -> None:
+    (store / "empty").mkdir()
+    ended = cli("models", "verify")
+    assert (ended.code, "empty is not an lmcli bundle" in ended.err) == (76, True)
+    assert {"moods", "ner-en"} <= {Path(row["bundle"]).name for row in rows(ended)}
+
+
 def test_rm_removes_a_bundle_as_a_whole(cli: Cli, store: Path) -> None:
     assert cli("models", "rm", "moods") == Ended(0, f"{store}/moods\n", "")
     assert list(store.iterdir()) == []

@@ -111,16 +111,26 @@ def test_a_gguf_file_becomes_a_bundle(precision: Any, tmp_path: Path) -> None:
     assert len(tokens) <= NEW_TOKENS
 
 
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1"])
+def test_a_table_of_4_bits_may_be_the_output_layer(kind: str, tmp_path: Path) -> None:
+    """It is embedded from 8 bits, and multiplied with as it is."""
+    source = write_gguf(tmp_path / "tiny.gguf", kind=gguf.GGMLQuantizationType[kind])
+    path = run_export(source, tmp_path / "bundles", lines=LINES)
+    assert read_bundle(path).manifest.precision == "blocks"
+    [tokens] = greedy(path, [np.array([1, 39, 5, 9])])
+    assert len(tokens) <= NEW_TOKENS
+
+
 LINES = ("abc def", "the quick brown fox jumps", "over the lazy dog", "zebra 123")
 
 
-def write_gguf(path: Path) -> Path:
+def write_gguf(path: Path, *, kind: Any = gguf.GGMLQuantizationType.Q8_0) -> Path:
     """A file with weights that are small enough for blocks to matter little."""
     weights = {
         name: np.ones_like(weight) if weight.ndim == 1 else weight * np.float32(0.1)
         for name, weight in gguf_files.random_weights().items()
     }
-    gguf_files.write_gguf(path, weights=weights, kind=gguf.GGMLQuantizationType.Q8_0)
+    gguf_files.write_gguf(path, weights=weights, kind=kind)
     return path
 
 

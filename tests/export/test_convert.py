@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from lmcli.bundle.manifest import Manifest
-from lmcli.errors import ExportError, UsageError
+from lmcli.errors import ExportError, NoInputError, OutputError, UsageError
 
 pytest.importorskip("optimum.exporters.onnx")
 
@@ -202,6 +203,51 @@ def test_a_checkpoint_without_a_known_task_is_refused(tmp_path: Path, run_export
     assert run_export(checkpoint, task="text-classification", precision="fp32").tier == "fast"
 
 
+@pytest.mark.parametrize(
+    ("label", "is_good"), [("Très\u00a0bon", True), ("two\nlines", False), ("\u2028", False)]
+)
+def test_labels_are_those_that_a_run_reads(
+    label: str, is_good: bool, tmp_path: Path, run_export: Export
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "bert")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["id2label"]["0"] = label
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    if is_good:
+        assert run_export(checkpoint, precision="fp32").labels[0] == label
+        return
+    with pytest.raises(ExportError, match=r"makes no bundle: .* strings of one line"):
+        run_export(checkpoint, precision="fp32")
+    assert not (tmp_path / "bundles" / "tiny").exists()
+
+
+def test_a_disk_without_room_is_named(
+    tmp_path: Path, run_export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "bert")
+
+    def fill(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("onnx.save", fill)
+    with pytest.raises(OutputError, match=r"cannot write .*bundles: No space left on device"):
+        run_export(checkpoint)
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, run_export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "bert")
+
+    def refuse(path: Path, *_: Any, **__: Any) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("lmcli.export.source._text_of", refuse)
+    (checkpoint / "README.md").touch()
+    with pytest.raises(NoInputError, match=r"cannot read .*README\.md: Permission denied"):
+        run_export(checkpoint)
+
+
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, run_export: Export) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -209,7 +255,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, run_export: Exp
     weights = load_file(checkpoint / "model.safetensors")
     weights["classifier.bias"][0] = float("nan")
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ExportError, match="differs from the source model: max difference nan"):
+    with pytest.raises(ExportError, match=r"the weights classifier\.bias hold NaN"):
         run_export(checkpoint, precision="fp32")
 
 

@@ -81,6 +81,7 @@ def test_a_file_of_the_list_is_taken(name: str, tmp_path: Path) -> None:
         "sub/tokenizer.json",
         "2_Dense/config.json",
         "model.gguf",
+        "vocab.pkl",
         "preprocessor_config.json",
     ],
 )
@@ -143,6 +144,14 @@ def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
     )
 
 
+# Each line holds the one before nine times: as text the last one would have gigabytes.
+BOMB = (
+    b"---\na0: &a0 [x,x,x,x,x,x,x,x,x]\n"
+    + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b",".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 9))
+    + b"license: {k: *a8}\n---\n"
+)
+
+
 @pytest.mark.parametrize(
     ("card", "named"),
     [
@@ -154,6 +163,8 @@ def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
         pytest.param(b"# Tiny\n", None, id="no head"),
         pytest.param(b"---\nlicense: [\n---\n", None, id="broken YAML"),
         pytest.param(b"---\nlicense: \xff\n---\n", None, id="not UTF-8"),
+        pytest.param(BOMB, None, id="bomb"),
+        pytest.param(b"---\nlicense: %s\n---\n" % (b"x" * 999), "x" * 200, id="long"),
     ],
 )
 def test_the_license_is_that_of_the_card(card: bytes, named: str | None, tmp_path: Path) -> None:

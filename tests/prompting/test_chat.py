@@ -216,6 +216,34 @@ def test_templates_that_fail(source: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "source", ["{{ strftime_now() }}", "{{ raise_exception() }}", "{{ messages | tojson(separators=1) }}"]
+)
+def test_functions_that_are_called_wrongly_fail(source: str) -> None:
+    with pytest.raises(ChatError, match=r"^the chat template fails: "):
+        ChatTemplate(source, {}, where="here").render([Message("user", "a")])
+
+
+def test_a_special_token_cannot_take_the_place_of_the_messages() -> None:
+    with pytest.raises(ChatError, match=r"^the chat template fails: "):
+        ChatTemplate("x", {"messages": "y"}, where="here").render([Message("user", "a")])
+
+
+def test_json_is_indented_by_little() -> None:
+    template = ChatTemplate("{{ messages | tojson(indent=300000000) }}", {}, where="here")
+    assert len(template.render([Message("user", "a")])) < 10_000
+
+
+def test_the_more_a_template_may_write_at_once_the_less_often_it_may() -> None:
+    loops = (
+        "{% for i in range(3000) %}{% for j in range(30) %}{{ messages[0].content }}{% endfor %}{% endfor %}"
+    )
+    template = ChatTemplate(loops, {}, where="here")
+    assert len(template.render([Message("user", "a")])) == 90_000
+    with pytest.raises(ChatError, match="engine ran out of fuel"):
+        template.render([Message("user", "a" * 100_000)])
+
+
+@pytest.mark.parametrize(
     ("source", "message"),
     [
         ("{% if %}", "here: not a chat template: syntax error: unexpected end of block, line 1"),

@@ -55,8 +55,8 @@ def export(
         Option(
             min=16,
             metavar="N",
-            help="Longest row in tokens, at most what the model allows; default 512, or 1024 where the "
-            "model writes text.",
+            help="Longest row in tokens, at most what the model allows; default 512, for encoder-decoders "
+            "1024, for language models 32768.",
         ),
     ] = None,
     lines: Annotated[

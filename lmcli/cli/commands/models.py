@@ -57,12 +57,20 @@ def verify_(
     from lmcli.bundle.store import find_bundle, iter_bundles, verify
 
     paths = [find_bundle(name) for name in names] if names else [item.path for item in iter_bundles()]
-    rows = [
-        {"bundle": str(path), "file": file, "status": status}
-        for path in paths
-        for file, status in verify(path)
-    ]
+    rows: list[dict[str, str]] = []
+    broken: list[BundleError] = []
+    for path in paths:
+        try:
+            found = verify(path)
+        except BundleError as error:
+            broken.append(error)
+            continue
+        rows += [{"bundle": str(path), "file": file, "status": status} for file, status in found]
     show_rows(rows)
+    for other in broken[:-1]:
+        say(other.message, hint=other.hint)
+    if broken:
+        raise broken[-1]
     if bad := [row for row in rows if row["status"] != "ok"]:
         raise BundleError(
             f"{len(bad)} of {len(rows)} files are not as the manifests say",

@@ -26,6 +26,7 @@ class Failures:
     def __init__(self, streams: Streams, inputs: Sequence[str]) -> None:
         self.count = 0
         self._limit = 0 if streams.fail_fast else streams.max_errors
+        self._option = "--fail-fast" if streams.fail_fast else f"--max-errors {streams.max_errors}"
         self._most_messages = 0 if streams.quiet else None if streams.verbose else _MOST_MESSAGES
         self._path = streams.errors
         self._inputs = inputs
@@ -58,9 +59,10 @@ class Failures:
                 code=record.failure.code,
             )
         if self._limit is not None and self.count > self._limit:
-            option = f"--max-errors {self._limit}" if self._limit else "--fail-fast"
             records = "1 failed record" if self.count == 1 else f"{self.count} failed records"
-            raise TooManyFailuresError(f"stopped after {records} ({option}); the output is not complete")
+            raise TooManyFailuresError(
+                f"stopped after {records} ({self._option}); the output is not complete"
+            )
 
     def summarize(self, num_records: int) -> None:
         """Say at the end how many records failed, unless every one was named."""
