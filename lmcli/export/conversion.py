@@ -157,7 +157,9 @@ def _save(graph: onnx.ModelProto, path: Path, *, beside: bool = False) -> bool:
     """
     for tensor in graph.graph.initializer:
         if tensor.data_type in _FLOATS and np.isnan(numpy_helper.to_array(tensor)).any():
-            raise ExportError(f"the weights {tensor.name} hold NaN, which is no number")
+            raise ExportError(
+                "the checkpoint has weights that are no numbers (NaN)", hint="get the checkpoint again"
+            )
     # The size of the whole is not asked for: protobuf fails to tell one that is too large.
     beside = beside or sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > _MAX_PROTOBUF
     onnx.save(graph, path, save_as_external_data=beside, location=f"{path.name}.data" if beside else None)

@@ -255,7 +255,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, run_export: Exp
     weights = load_file(checkpoint / "model.safetensors")
     weights["classifier.bias"][0] = float("nan")
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ExportError, match=r"the weights classifier\.bias hold NaN"):
+    with pytest.raises(ExportError, match="weights that are no numbers"):
         run_export(checkpoint, precision="fp32")
 
 
