@@ -129,7 +129,7 @@ def read_bundle(path: Path) -> Bundle:
         if status != "ok":
             raise BundleError(f"{path / name} is {status}", hint=REBUILD)
     # A graph may name any file beside it as that of its weights.
-    if others := sorted({item.name for item in path.iterdir()} - {*manifest.files, MANIFEST_NAME}):
+    if others := _unlisted(path, manifest):
         raise BundleError(f"{path / others[0]} is not in the manifest", hint=f"remove it, or {REBUILD}")
     return Bundle(path=path, manifest=manifest)
 
@@ -153,12 +153,16 @@ def verify(path: Path) -> list[tuple[str, FileStatus]]:
 
     Raises BundleError when the manifest itself is unusable.
     """
-    listed = _read_manifest(path).files
+    manifest = _read_manifest(path)
     found: list[tuple[str, FileStatus]] = [
-        (name, _status(path / name, facts)) for name, facts in listed.items()
+        (name, _status(path / name, facts)) for name, facts in manifest.files.items()
     ]
-    present = sorted(entry.name for entry in path.iterdir())
-    return found + [(name, "unlisted") for name in present if name not in {*listed, MANIFEST_NAME}]
+    return found + [(name, "unlisted") for name in _unlisted(path, manifest)]
+
+
+def _unlisted(path: Path, manifest: Manifest) -> list[str]:
+    """What lies in a bundle besides its manifest and the files in that."""
+    return sorted({entry.name for entry in path.iterdir()} - {*manifest.files, MANIFEST_NAME})
 
 
 def user_store() -> Path | None:

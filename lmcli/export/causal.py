@@ -64,8 +64,8 @@ class _Causal:
         self._last, self._total = self._lengths()
         if TABLE in layers.weights:
             hidden = graph.op("Add", hidden, self._positions())
+        layer = self._sandwich if has_norms_behind(layers.weights) else self._layer
         for index in range(shape.num_layers):
-            layer = self._sandwich if has_norms_behind(layers.weights) else self._layer
             hidden = layer(hidden, f"model.layers.{index}.", index)
         hidden = self._norm(graph.op("Gather", hidden, "wanted"), "model.norm")
         logits = layers.linear(hidden, head_of(layers.weights))

@@ -88,6 +88,8 @@ def _llama(config: Mapping[str, Any]) -> CausalShape:
     """Of a model made like Llama."""
     model_type = config["model_type"]
     config = {**_DEFAULTS.get(model_type, {}), **config}
+    if config.get("use_bidirectional_attention"):
+        raise _HasNoFastGraphError
     hidden_size, num_heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     head_size = int(config.get("head_dim") or hidden_size // num_heads)
     is_gemma, query_size = model_type in _GEMMAS, float(config.get("query_pre_attn_scalar") or head_size)
@@ -152,8 +154,6 @@ def _attention(config: Mapping[str, Any], head_size: int) -> tuple[Attention, ..
 def _is_windowed(config: Mapping[str, Any], num_layers: int) -> list[bool]:
     """Which layers see a window only."""
     model_type = config["model_type"]
-    if config.get("use_bidirectional_attention"):
-        raise _HasNoFastGraphError
     always = model_type in {"mistral", "gemma2", "gemma3_text"}
     if not config.get("sliding_window") or not (always or config.get("use_sliding_window", False)):
         return [False] * num_layers

@@ -15,6 +15,7 @@ from gguf import GGMLQuantizationType
 
 from lmcli.errors import ExportError
 from lmcli.export.gguf_file import GET_AGAIN, Container
+from lmcli.export.rope import read_rotation
 
 Config = dict[str, Any]
 T = TypeVar("T")
@@ -173,15 +174,14 @@ def _llama3_scaling(facts: _Facts, factors: npt.NDArray[np.float64], head_size: 
 
     The formula is that of llama.cpp's converter and of transformers' `_compute_llama3_parameters`.
     """
-    factor = float(factors.max(initial=1))
+    scaling = {"rope_type": "llama3", "factor": float(str(np.float32(factors.max(initial=1)))), **_LLAMA3}
     theta = facts.real("rope.freq_base", 10000.0)
-    frequencies = theta ** -(np.arange(0, head_size, 2) / head_size)
-    turns = _LLAMA3["original_max_position_embeddings"] / (2 * np.pi) * frequencies
-    low, high = _LLAMA3["low_freq_factor"], _LLAMA3["high_freq_factor"]
-    share = np.clip((turns - low) / (high - low), 0, 1)
-    if not np.allclose(factors, 1 / ((1 - share) / factor + share), rtol=1e-3):
+    plain, scaled = (read_rotation(theta, head_size, kind, 0) for kind in (None, scaling))
+    assert plain is not None
+    assert scaled is not None
+    if not np.allclose(factors, np.divide(plain.frequencies, scaled.frequencies), rtol=1e-3):
         raise facts.error("frequencies of positions are scaled in another way than Llama's")
-    return {"rope_type": "llama3", "factor": float(str(np.float32(factor))), **_LLAMA3}
+    return scaling
 
 
 def _own(model_type: str, facts: _Facts, config: Config) -> Config:

@@ -36,10 +36,15 @@ def files_from(path: str, *, nul: bool = False) -> list[str]:
     return names
 
 
-def check_inputs(names: Sequence[str]) -> None:
-    """Raise unless every input exists, may be read and is no directory; opens none."""
+def check_is_read_once(names: Sequence[str]) -> None:
+    """Raise UsageError where standard input has several of the names."""
     if names.count(STDIN) > 1:
         raise UsageError("standard input (-) can be read only once")
+
+
+def check_inputs(names: Sequence[str]) -> None:
+    """Raise unless every input exists, may be read and is no directory; opens none."""
+    check_is_read_once(names)
     for name in names:
         if name != STDIN:
             _check_input(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from functools import lru_cache
 
 from lmcli.tasks.sentences import UNSPACED
@@ -98,15 +98,19 @@ def _variety(words: Words) -> float:
     """The share of different ones among all trigrams; 1 for a short text."""
     if len(words) < 24:
         return 1.0
-    trigrams = list(zip(words, words[1:], words[2:], strict=False))
+    trigrams = list(_ngrams(words, 3))
     return len(set(trigrams)) / len(trigrams)
 
 
 def _most_frequent_phrase(words: Words) -> int:
     """How often the same twelve words come at most; of words without spaces the same 24 characters."""
-    size = 24 if 2 * _size(words) <= 1.5 * len(words) else 12
-    phrases = Counter(zip(*(words[start:] for start in range(size)), strict=False))
-    return max(phrases.values(), default=0)
+    size = 24 if _size(words) <= 0.75 * len(words) else 12
+    return max(Counter(_ngrams(words, size)).values(), default=0)
+
+
+def _ngrams(words: Words, size: int) -> Iterator[tuple[str, ...]]:
+    """So many words in a row, from each place on."""
+    return zip(*(words[start:] for start in range(size)), strict=False)
 
 
 def _size(words: Words) -> float:

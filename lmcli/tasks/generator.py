@@ -179,11 +179,11 @@ class Generator:
         rows = [hypothesis.token_ids for hypotheses in results for hypothesis in hypotheses]
         texts = iter(self._engine.tokenizer.decode(rows))
         for hypotheses in results:
-            outputs = [(output_of(next(texts), found, config.length_penalty), found) for found in hypotheses]
-            yield [
-                self._polish(output._replace(has_unknown=self._unknown in found.token_ids))
-                for output, found in outputs
-            ]
+            yield [self._polish(self._output(next(texts), found, config)) for found in hypotheses]
+
+    def _output(self, text: str, found: Hypothesis, config: GenerationConfig) -> Output:
+        output = output_of(text, found, config.length_penalty)
+        return output._replace(has_unknown=self._unknown in found.token_ids)
 
 
 def framed(tokenizer: Tokenizer, frame: Language) -> Rows:

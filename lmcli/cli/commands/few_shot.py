@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lmcli.errors import UsageError
-from lmcli.records.source import STDIN
 
 if TYPE_CHECKING:
     from lmcli.engine.devices import Device
@@ -60,6 +59,7 @@ def examples_of(
     inputs: the names of the records' files; none is standard input.
     """
     from lmcli.prompting.examples import read_examples
+    from lmcli.records.source import STDIN, check_is_read_once
     from lmcli.tasks.prompt_options import check_takes_examples
 
     if few_shot.examples is None:
@@ -68,8 +68,7 @@ def examples_of(
                 raise UsageError(f"--{name} is for examples", hint="name a file of them with --examples")
         return []
     check_takes_examples(options)
-    if few_shot.examples == STDIN and (not inputs or STDIN in inputs):
-        raise UsageError("standard input (-) can be read only once")
+    check_is_read_once([few_shot.examples, *(inputs or [STDIN])])
     if few_shot.embedder is not None and few_shot.select != "similar":
         raise UsageError("--embedder is for --select similar", hint="add it, or leave --embedder out")
     examples = read_examples(

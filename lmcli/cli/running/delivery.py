@@ -190,16 +190,17 @@ class _Journalled:
             if count in failed:
                 again.append(record)
             count += 1
+        hint = f"give it the same input, or delete {state_dir(Path(self._shown))} to begin anew"
         if (count, crc) != (position, self._journal.input_crc):
             raise ResumeError(
                 f"the input does not begin with the {position} records that {self._shown} was made of",
-                hint=f"give it the same input, or delete {state_dir(Path(self._shown))} to begin anew",
+                hint=hint,
             )
         if self._journal.is_in_place and next(records, None) is not None:
             raise ResumeError(
                 f"the input has more than the {position} records that {self._shown} was made of, and that is "
                 "complete but for those that failed",
-                hint=f"give it the same input, or delete {state_dir(Path(self._shown))} to begin anew",
+                hint=hint,
             )
         yield from again
         for record in records:

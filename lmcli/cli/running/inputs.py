@@ -13,7 +13,7 @@ from lmcli.errors import UsageError
 from lmcli.records.compression import is_compressed
 from lmcli.records.output import is_pipe
 from lmcli.records.read import InputFormat, column_names, resolve_format
-from lmcli.records.source import STDIN, check_inputs, files_from, glance
+from lmcli.records.source import STDIN, check_inputs, check_is_read_once, files_from, glance
 from lmcli.records.split import split
 
 
@@ -74,8 +74,7 @@ def find_inputs(streams: Streams, others: Sequence[str] = ()) -> Inputs:
 def _names(streams: Streams, lists: Sequence[str]) -> list[str]:
     """The names of all inputs; standard input if none is named, but never a terminal by accident."""
     names = list(streams.files or [])
-    if names.count(STDIN) + lists.count(STDIN) > 1:
-        raise UsageError("standard input (-) can be read only once")
+    check_is_read_once([*names, *lists])
     if streams.files_from is not None:
         names += files_from(streams.files_from)
     if streams.files0_from is not None:
